@@ -1,0 +1,77 @@
+// Package class describes a SecretProviderClass as plain structs, and where
+// classes come from. It knows the manifest format of the API group
+// secrets-store.csi.x-k8s.io, and nothing of an API server.
+package class
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+)
+
+// RotationInterval is the reserved parameter with which a class sets its own
+// rotation interval; no provider sees it.
+const RotationInterval = "rotationInterval"
+
+// minInterval keeps a class from turning its rotation into a busy loop.
+const minInterval = time.Second
+
+var (
+	// ErrNotFound: the source answers, and has no such class.
+	ErrNotFound = errors.New("class not found")
+	// ErrInvalid: the class exists and cannot be used until it is changed.
+	ErrInvalid = errors.New("invalid class")
+)
+
+// A Name identifies a class.
+type Name struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+}
+
+// String returns namespace/name.
+func (n Name) String() string { return n.Namespace + "/" + n.Name }
+
+// A Class says which provider to ask, and for what. It is immutable once a
+// Source has returned it.
+type Class struct {
+	Name       Name
+	Revision   string // opaque; changes whenever the rest does
+	Provider   string
+	Parameters map[string]string
+}
+
+// A Source finds classes. It is safe for concurrent use.
+type Source interface {
+	// Class returns the class of that name; the error wraps ErrNotFound or
+	// ErrInvalid where the source's answer is final.
+	Class(ctx context.Context, name Name) (*Class, error)
+	// Changes calls changed with the name of each class that is changed,
+	// created or removed, until ctx ends.
+	Changes(ctx context.Context, changed func(Name)) error
+}
+
+// Rotation returns the interval at which volumes of the class are refreshed:
+// its RotationInterval parameter, else fallback. Zero means never. A malformed
+// or too short interval is an error that wraps ErrInvalid.
+func (c *Class) Rotation(fallback time.Duration) (time.Duration, error) {
+	text, ok := c.Parameters[RotationInterval]
+	if !ok {
+		return fallback, nil
+	}
+	interval, err := time.ParseDuration(text)
+	if err != nil || interval < 0 || 0 < interval && interval < minInterval {
+		return 0, fmt.Errorf("class %s: parameter %s is %q, want a duration of at least %v such as \"30s\" or \"1h\", or \"0\" for never: %w",
+			c.Name, RotationInterval, text, minInterval, ErrInvalid)
+	}
+	return interval, nil
+}
+
+// ProviderParameters returns a copy of the parameters without the reserved ones.
+func (c *Class) ProviderParameters() map[string]string {
+	parameters := maps.Clone(c.Parameters)
+	delete(parameters, RotationInterval)
+	return parameters
+}

@@ -1,0 +1,68 @@
+// Package secret holds bytes that cannot be printed or encoded by accident.
+//
+// A Value keeps its bytes in a closure, the one kind of Go value that fmt,
+// encoding/json, log/slog and klog cannot walk into, wherever the Value sits:
+// in an unexported field, behind a pointer, in a map. Printing it shows a
+// fixed mask; encoding it fails. Reveal is the only way to the bytes, so
+// listing the callers of Reveal lists every use of plaintext.
+package secret
+
+import (
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+)
+
+// Mask is what every attempt to print a Value shows.
+const Mask = "[secret]"
+
+// errEncode is returned by the encoding methods of Value.
+var errEncode = errors.New("a secret value must not be encoded")
+
+// A Value is an immutable sequence of secret bytes. The zero Value is empty.
+// Values are safe for concurrent use; copying one copies no bytes. They
+// cannot be compared with ==, use Equal.
+type Value struct {
+	reveal func() []byte
+}
+
+// New returns a Value that takes ownership of b: the caller must not change
+// it afterwards.
+func New(b []byte) Value {
+	return Value{reveal: func() []byte { return b }}
+}
+
+// Reveal returns the bytes. The caller must not change them, and should use
+// them at once rather than keep them.
+func (v Value) Reveal() []byte {
+	if v.reveal == nil {
+		return nil
+	}
+	return v.reveal()
+}
+
+// Len returns the number of bytes.
+func (v Value) Len() int { return len(v.Reveal()) }
+
+// Equal reports whether v and w hold the same bytes, in a time that depends
+// only on their lengths.
+func (v Value) Equal(w Value) bool {
+	return subtle.ConstantTimeCompare(v.Reveal(), w.Reveal()) == 1
+}
+
+// Format prints Mask for every verb and flag.
+func (Value) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, Mask) }
+
+// String returns Mask.
+func (Value) String() string { return Mask }
+
+// LogValue returns Mask.
+func (Value) LogValue() slog.Value { return slog.StringValue(Mask) }
+
+// MarshalText always fails: a secret is never part of an encoded document.
+func (Value) MarshalText() ([]byte, error) { return nil, errEncode }
+
+// MarshalBinary always fails, for encoding/gob.
+func (Value) MarshalBinary() ([]byte, error) { return nil, errEncode }
