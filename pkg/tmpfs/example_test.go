@@ -1,0 +1,38 @@
+package tmpfs_test
+
+import (
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+
+	"github.com/keymount/keymount/pkg/tmpfs"
+)
+
+// A volume's life. TestMain of this package has entered a mount namespace.
+func ExampleMounter() {
+	dir, err := os.MkdirTemp("", "example")
+	if err != nil {
+		log.Fatal(err)
+	}
+	m, err := tmpfs.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	target := filepath.Join(dir, "pods/1234/mount")
+
+	id, err := m.Mount(target, tmpfs.Options{Size: 1 << 20, Inodes: 64})
+	if err != nil {
+		log.Fatal(err)
+	}
+	now, err := m.Mounted(target)
+	fmt.Println("mounted:", now == id, err)
+
+	fmt.Println("unmount:", m.Unmount(target))
+	now, err = m.Mounted(target)
+	fmt.Println("afterwards:", now, err)
+	// Output:
+	// mounted: true <nil>
+	// unmount: <nil>
+	// afterwards: 0 <nil>
+}
