@@ -15,8 +15,12 @@ import (
 // rotation interval; no provider sees it.
 const RotationInterval = "rotationInterval"
 
-// minInterval keeps a class from turning its rotation into a busy loop.
-const minInterval = time.Second
+// minInterval keeps a class from turning its rotation into a busy loop;
+// maxInterval keeps arithmetic with due times away from overflow.
+const (
+	minInterval = time.Second
+	maxInterval = 365 * 24 * time.Hour
+)
 
 var (
 	// ErrNotFound: the source answers, and has no such class.
@@ -55,18 +59,18 @@ type Source interface {
 
 // Rotation returns the interval at which volumes of the class are refreshed:
 // its RotationInterval parameter, else fallback. Zero means never. A malformed
-// or too short interval is an error that wraps ErrInvalid.
+// interval, or one below a second or above a year, is an error that wraps ErrInvalid.
 func (c *Class) Rotation(fallback time.Duration) (time.Duration, error) {
 	text, ok := c.Parameters[RotationInterval]
 	if !ok {
 		return fallback, nil
 	}
 	interval, err := time.ParseDuration(text)
-	if err != nil || interval < 0 || 0 < interval && interval < minInterval {
-		return 0, fmt.Errorf("class %s: parameter %s is %q, want a duration of at least %v such as \"30s\" or \"1h\", or \"0\" for never: %w",
-			c.Name, RotationInterval, text, minInterval, ErrInvalid)
+	if err == nil && (interval == 0 || minInterval <= interval && interval <= maxInterval) {
+		return interval, nil
 	}
-	return interval, nil
+	return 0, fmt.Errorf("class %s: parameter %s is %q, want a duration such as \"30s\" or \"1h\" from %v to %v, or \"0\" for never: %w",
+		c.Name, RotationInterval, text, minInterval, maxInterval, ErrInvalid)
 }
 
 // ProviderParameters returns a copy of the parameters without the reserved ones.

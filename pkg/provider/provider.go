@@ -129,6 +129,21 @@ type Lookup func(name string) (Provider, error)
 // method Unwrap() Provider, so that the optional interfaces stay reachable.
 type Middleware func(name string, next Provider) Provider
 
+// Decorate returns lookup with the middlewares around each provider, the last
+// one outermost.
+func Decorate(lookup Lookup, middlewares ...Middleware) Lookup {
+	return func(name string) (Provider, error) {
+		p, err := lookup(name)
+		if err != nil {
+			return nil, err
+		}
+		for _, decorate := range middlewares {
+			p = decorate(name, p)
+		}
+		return p, nil
+	}
+}
+
 // A Releaser gives back what a lease holds in the backend. Optional.
 type Releaser interface {
 	// Release ends the lease. It is idempotent.
@@ -140,7 +155,8 @@ type Notifier interface {
 	// Changes calls changed with the ID of each object that changes, until
 	// ctx ends or the backend can no longer tell; it returns the reason, which
 	// wraps errors.ErrUnsupported where the backend never could. An empty ID
-	// means that any object may have changed.
+	// means that any object may have changed. The first call has an empty ID,
+	// and comes as soon as no change will be missed any more.
 	Changes(ctx context.Context, changed func(objectID string)) error
 }
 

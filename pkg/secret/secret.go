@@ -8,6 +8,8 @@
 package secret
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -50,6 +52,14 @@ func (v Value) Len() int { return len(v.Reveal()) }
 // only on their lengths.
 func (v Value) Equal(w Value) bool {
 	return subtle.ConstantTimeCompare(v.Reveal(), w.Reveal()) == 1
+}
+
+// MAC returns the HMAC-SHA-256 of the bytes: a fingerprint by which whoever has
+// the key tells equal values from others, and nobody else tells anything.
+func (v Value) MAC(key []byte) []byte {
+	mac := hmac.New(sha256.New, key)
+	mac.Write(v.Reveal())
+	return mac.Sum(nil)
 }
 
 // Format prints Mask for every verb and flag.

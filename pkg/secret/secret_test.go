@@ -132,3 +132,11 @@ func TestEqualComparesBytes(t *testing.T) {
 		t.Errorf("zero Len() = %d, want 0", got)
 	}
 }
+
+func TestMACIsThatOfRFC4231(t *testing.T) {
+	key := bytes.Repeat([]byte{0x0b}, 20) // test case 1
+	const want = "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"
+	if got := fmt.Sprintf("%x", secret.New([]byte("Hi There")).MAC(key)); got != want {
+		t.Errorf("MAC = %s, want %s", got, want)
+	}
+}

@@ -1,0 +1,126 @@
+// Package limit bounds how long a call of a provider may take, and how many
+// run at once, so that one slow backend neither holds kubelet's calls for ever
+// nor is buried under a node that restarts. Pods that wait to start come
+// before volumes that have something to show already.
+package limit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/keymount/keymount/pkg/provider"
+)
+
+// Options adjust a Group.
+type Options struct {
+	// Timeout bounds one Fetch, the wait for a place included. Default: 90 s,
+	// which is below kubelet's two minutes.
+	Timeout time.Duration
+	// Concurrent is how many calls of one provider run at once. Default: 16.
+	Concurrent int
+	// Reserved is how many of those places only first publishes may take.
+	// Default: 4. At least one place is open to refreshes.
+	Reserved int
+}
+
+func (o *Options) timeout() time.Duration {
+	if o == nil || o.Timeout <= 0 {
+		return 90 * time.Second
+	}
+	return o.Timeout
+}
+
+func (o *Options) concurrent() int {
+	if o == nil || o.Concurrent <= 0 {
+		return 16
+	}
+	return o.Concurrent
+}
+
+func (o *Options) reserved() int {
+	reserved := 4
+	if o != nil && o.Reserved > 0 {
+		reserved = o.Reserved
+	}
+	return min(reserved, o.concurrent()-1)
+}
+
+// A Group limits the calls of each provider by its name, however often the
+// provider of that name is looked up and wrapped. It is safe for concurrent
+// use, and starts no goroutine.
+type Group struct {
+	opts *Options
+
+	mu    sync.Mutex
+	gates map[string]*gate // by provider name
+}
+
+// New returns a Group; nil options mean the defaults.
+func New(opts *Options) *Group { return &Group{opts: opts, gates: map[string]*gate{}} }
+
+// Middleware returns the decorator that applies the limits.
+func (g *Group) Middleware() provider.Middleware {
+	return func(name string, next provider.Provider) provider.Provider {
+		return &limited{name: name, next: next, gate: g.gate(name), timeout: g.opts.timeout()}
+	}
+}
+
+func (g *Group) gate(name string) *gate {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.gates[name] == nil {
+		g.gates[name] = newGate(g.opts.concurrent(), g.opts.reserved())
+	}
+	return g.gates[name]
+}
+
+// limited is a provider behind the gate of its name.
+type limited struct {
+	name    string
+	next    provider.Provider
+	gate    *gate
+	timeout time.Duration
+}
+
+// errTimeout is the cause of a context that our own deadline ended.
+var errTimeout = errors.New("timeout")
+
+// Fetch implements provider.Provider. The error wraps provider.ErrUnavailable
+// if there was no place or no answer in time.
+func (l *limited) Fetch(ctx context.Context, req *provider.Request) (*provider.Bundle, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, l.timeout, errTimeout)
+	defer cancel()
+	k := kindOf(req.Held)
+	if err := l.gate.enter(ctx, k); err != nil {
+		return nil, l.noPlace(ctx, err)
+	}
+	defer l.gate.leave(k)
+	bundle, err := l.next.Fetch(ctx, req)
+	if err != nil && l.timedOut(ctx) && !final(err) {
+		return nil, fmt.Errorf("provider %q did not answer within %v: %w", l.name, l.timeout, provider.ErrUnavailable)
+	}
+	return bundle, err
+}
+
+// Unwrap returns the provider behind the gate.
+func (l *limited) Unwrap() provider.Provider { return l.next }
+
+func (l *limited) noPlace(ctx context.Context, err error) error {
+	if l.timedOut(ctx) {
+		return fmt.Errorf("provider %q is busy: none of its %d places was free within %v: %w",
+			l.name, l.gate.places, l.timeout, provider.ErrUnavailable)
+	}
+	return fmt.Errorf("provider %q is busy: %w: %w", l.name, provider.ErrUnavailable, err)
+}
+
+func (l *limited) timedOut(ctx context.Context) bool {
+	return errors.Is(context.Cause(ctx), errTimeout)
+}
+
+// final reports whether err is an answer, which stays one even if it is late.
+func final(err error) bool {
+	return errors.Is(err, provider.ErrInvalid) || errors.Is(err, provider.ErrNotFound) || errors.Is(err, provider.ErrDenied)
+}

@@ -1,0 +1,43 @@
+package provider
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/keymount/keymount/pkg/atomicdir"
+)
+
+// Validate checks everything that the driver relies on in a fetched bundle:
+// that it names at least one object version, and that its files can stand
+// together in one directory. The error says what is wrong and never shows
+// content; it wraps no sentinel, because such a bundle is a bug of the provider.
+func (b *Bundle) Validate() error {
+	switch {
+	case b == nil:
+		return errors.New("no bundle")
+	case len(b.Versions) == 0:
+		return errors.New("missing object versions")
+	}
+	for id := range b.Versions {
+		if id == "" {
+			return errors.New("an object version without an object ID")
+		}
+	}
+	if b.Unchanged {
+		return nil
+	}
+	if err := atomicdir.Validate(b.entries); err != nil {
+		return fmt.Errorf("files: %w", err)
+	}
+	return nil
+}
+
+// entries yields the path and mode of each file.
+func (b *Bundle) entries(yield func(string, fs.FileMode) bool) {
+	for _, f := range b.Files {
+		if !yield(f.Path, f.Mode) {
+			return
+		}
+	}
+}
