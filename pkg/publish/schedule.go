@@ -1,0 +1,79 @@
+package publish
+
+import (
+	"hash/fnv"
+	"math/rand/v2"
+	"time"
+
+	"github.com/keymount/keymount/pkg/provider"
+)
+
+const (
+	minGap     = time.Second     // between two refreshes that a provider asks for
+	minBackoff = 5 * time.Second // after the first failure, unless the interval is shorter
+	maxBackoff = 5 * time.Minute
+)
+
+// A Schedule says when a volume is refreshed next. A nil Schedule never
+// refreshes. It has no state: equal arguments give equal times, but for the
+// jitter of a backoff.
+//
+// Volumes that share a fetch (same provider, class and identity) share a grid
+// of due times, whatever moment they were published at, so that one fetch
+// serves them all. Grids of different groups and nodes have different periods,
+// between 90 % and 100 % of the interval, so that they do not meet. A volume's
+// first refresh comes between 10 % and 110 % of the interval after publish.
+type Schedule struct {
+	Interval time.Duration // for classes that set none; zero: only those that do
+	Node     string        // spreads nodes apart
+}
+
+// refreshed returns when a volume of the group is due that was fetched at now;
+// zero means never.
+func (s *Schedule) refreshed(now time.Time, interval time.Duration, group string, b *provider.Bundle) time.Time {
+	if s == nil {
+		return time.Time{}
+	}
+	due := b.Refresh
+	switch {
+	case due.IsZero() && interval > 0:
+		due = s.grid(now, interval, group)
+	case !due.IsZero() && due.Before(now.Add(minGap)):
+		due = now.Add(minGap)
+	}
+	if !b.Lease.Expires.IsZero() {
+		renew := now.Add(max(minGap, b.Lease.Expires.Sub(now)*2/3))
+		if due.IsZero() || renew.Before(due) {
+			due = renew
+		}
+	}
+	return due
+}
+
+// grid returns the first point of the group's grid that lies at least a tenth
+// of the interval after now.
+func (s *Schedule) grid(now time.Time, interval time.Duration, group string) time.Time {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(s.Node + "\x00" + group))
+	sum := h.Sum64()
+	period := interval - interval/10/1024*time.Duration(sum%1024)
+	phase := time.Duration(sum>>10) % period
+	earliest := now.Add(interval / 10)
+	past := (time.Duration(earliest.UnixNano()) - phase) % period
+	return earliest.Add(period - past)
+}
+
+// failed returns when a volume is due whose refresh failed at now for the
+// given number of times in a row.
+func (s *Schedule) failed(now time.Time, interval time.Duration, failures int) time.Time {
+	if s == nil {
+		return time.Time{}
+	}
+	backoff := minBackoff
+	if interval > 0 {
+		backoff = min(backoff, interval)
+	}
+	backoff = min(backoff<<min(failures-1, 16), maxBackoff)
+	jitter := (rand.Float64() - 0.5) / 5
+	return now.Add(backoff + time.Duration(float64(backoff)*jitter))
+}

@@ -1,0 +1,98 @@
+package publish
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/keymount/keymount/pkg/provider"
+)
+
+var base = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func TestGridBounds(t *testing.T) {
+	for _, interval := range []time.Duration{time.Second, 30 * time.Second, 2 * time.Minute, time.Hour, 365 * 24 * time.Hour} {
+		for i := range 200 {
+			s := &Schedule{Node: fmt.Sprint("node", i)}
+			group := fmt.Sprint("group", i)
+			now := base.Add(time.Duration(i) * interval / 37)
+			first := s.refreshed(now, interval, group, &provider.Bundle{})
+			if wait := first.Sub(now); wait < interval/10 || wait > interval+interval/10 {
+				t.Fatalf("first refresh after %v, want 10 %% to 110 %% of %v", wait, interval)
+			}
+			second := s.refreshed(first, interval, group, &provider.Bundle{})
+			if wait := second.Sub(first); wait < interval*9/10-1024 || wait > interval {
+				t.Fatalf("second refresh after %v, want 90 %% to 100 %% of %v", wait, interval)
+			}
+		}
+	}
+}
+
+func TestVolumesOfOneGroupMeet(t *testing.T) {
+	s := &Schedule{Node: "n"}
+	due := make(map[time.Time]bool)
+	const interval = 2 * time.Minute
+	at := base
+	for range 100 {
+		at = at.Add(150 * time.Millisecond) // a Deployment that starts for 15 s
+		due[s.refreshed(at, interval, "g", &provider.Bundle{})] = true
+	}
+	if len(due) > 2 {
+		t.Errorf("100 volumes of one group are due at %d moments, want 1, or 2 across a grid point", len(due))
+	}
+}
+
+func TestGroupsAndNodesSpread(t *testing.T) {
+	due := make(map[time.Time]bool)
+	for i := range 100 {
+		s := &Schedule{Node: fmt.Sprint("n", i%10)}
+		due[s.refreshed(base, time.Hour, fmt.Sprint("g", i/10), &provider.Bundle{})] = true
+	}
+	if len(due) < 100 {
+		t.Errorf("100 groups are due at %d moments, want 100", len(due))
+	}
+}
+
+func TestRefreshed(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		schedule *Schedule
+		interval time.Duration
+		bundle   provider.Bundle
+		want     time.Time
+	}{
+		{"rotation off means never", nil, time.Minute, provider.Bundle{Refresh: base.Add(time.Hour)}, time.Time{}},
+		{"interval zero means never", &Schedule{}, 0, provider.Bundle{}, time.Time{}},
+		{"the provider's own time counts", &Schedule{}, time.Minute, provider.Bundle{Refresh: base.Add(time.Hour)}, base.Add(time.Hour)},
+		{"even where the class says never", &Schedule{}, 0, provider.Bundle{Refresh: base.Add(time.Hour)}, base.Add(time.Hour)},
+		{"a time that has passed is not a busy loop", &Schedule{}, time.Minute, provider.Bundle{Refresh: base.Add(-time.Hour)}, base.Add(minGap)},
+		{"a lease is renewed at two thirds", &Schedule{}, time.Hour, provider.Bundle{Lease: provider.Lease{ID: "l", Expires: base.Add(3 * time.Minute)}}, base.Add(2 * time.Minute)},
+		{"a lease is renewed where the class says never", &Schedule{}, 0, provider.Bundle{Lease: provider.Lease{ID: "l", Expires: base.Add(3 * time.Minute)}}, base.Add(2 * time.Minute)},
+		{"a lease that has ended is not a busy loop", &Schedule{}, 0, provider.Bundle{Lease: provider.Lease{ID: "l", Expires: base.Add(-time.Minute)}}, base.Add(minGap)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := c.schedule.refreshed(base, c.interval, "g", &c.bundle); !got.Equal(c.want) {
+				t.Errorf("refreshed = %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestBackoffGrowsToACap(t *testing.T) {
+	s := &Schedule{}
+	for failures, want := range map[int]time.Duration{
+		1: 5 * time.Second, 2: 10 * time.Second, 3: 20 * time.Second, 6: 160 * time.Second,
+		7: 5 * time.Minute, 100: 5 * time.Minute, 1 << 30: 5 * time.Minute,
+	} {
+		wait := s.failed(base, time.Hour, failures).Sub(base)
+		if wait < want*9/10 || wait > want*11/10 {
+			t.Errorf("after %d failures wait %v, want %v +/- 10 %%", failures, wait, want)
+		}
+	}
+	if wait := s.failed(base, time.Second, 1).Sub(base); wait > 1100*time.Millisecond {
+		t.Errorf("after 1 failure at an interval of 1s wait %v, want about 1s", wait)
+	}
+	if got := (*Schedule)(nil).failed(base, time.Second, 1); !got.IsZero() {
+		t.Errorf("failed without rotation = %v, want never", got)
+	}
+}
