@@ -82,11 +82,11 @@ func (s *Service) fetch(ctx context.Context, src source, v volume.Volume, held p
 	if cause := context.Cause(ctx); cause != nil && errors.Is(cause, ErrUnpublished) {
 		return nil, cause
 	}
-	if err == nil {
-		err = bundle.Validate()
-	}
 	if err != nil {
-		return nil, fmt.Errorf("provider %q for class %s: %w", src.class.Provider, src.class.Name, err)
+		return nil, err // names provider and class
+	}
+	if err := bundle.Validate(); err != nil {
+		return nil, fmt.Errorf("provider %q: class %s: %w", src.class.Provider, src.class.Name, err)
 	}
 	return bundle, nil
 }

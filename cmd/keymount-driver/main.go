@@ -1,0 +1,118 @@
+// Command keymount-driver is the CSI node plugin that mounts secrets as
+// volumes. It runs on every node, privileged because kubelet demands that of
+// whoever mounts into pods; it talks to providers over unix sockets only, and
+// contains no client of any secret store.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
+
+	"github.com/keymount/keymount/pkg/driver"
+	"github.com/keymount/keymount/pkg/serve"
+)
+
+// version is set by the linker.
+var version = "v0.0.0-dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run returns the exit code: 0 after a clean stop, 1 where the driver fails,
+// 2 for bad flags.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	config := driver.Config{Version: version}
+	own := flag.NewFlagSet("keymount-driver", flag.ContinueOnError)
+	config.AddFlags(own)
+	showVersion := own.Bool("version", false, "print the version and exit")
+	logging := flag.NewFlagSet("", flag.ContinueOnError)
+	klog.InitFlags(logging)
+
+	all := flag.NewFlagSet("keymount-driver", flag.ContinueOnError)
+	for _, set := range []*flag.FlagSet{own, logging, superseded()} {
+		set.VisitAll(func(f *flag.Flag) { all.Var(f.Value, f.Name, f.Usage) })
+	}
+	all.SetOutput(io.Discard)
+	switch err := all.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		usage(stdout, own, logging)
+		return 0
+	case err != nil || all.NArg() > 0:
+		if err == nil {
+			err = fmt.Errorf("unexpected argument %q", all.Arg(0))
+		}
+		fmt.Fprintf(stderr, "keymount-driver: %v; see --help\n", err)
+		return 2
+	case *showVersion:
+		fmt.Fprintf(stdout, "keymount-driver %s %s\n", version, runtime.Version())
+		return 0
+	}
+	if err := config.Validate(); err != nil {
+		fmt.Fprintf(stderr, "keymount-driver: bad flags:\n%v\n", err)
+		return 2
+	}
+	defer klog.Flush()
+	all.Visit(func(f *flag.Flag) {
+		if superseded().Lookup(f.Name) != nil {
+			klog.InfoS("Flag has no effect in this driver", "flag", f.Name)
+		}
+	})
+	if err := drive(ctx, config); err != nil {
+		klog.ErrorS(err, "Driver failed")
+		return 1
+	}
+	return 0
+}
+
+func drive(ctx context.Context, config driver.Config) error {
+	if err := serve.Harden(); err != nil {
+		return err
+	}
+	d, err := driver.New(config, nil)
+	if err != nil {
+		return err
+	}
+	klog.InfoS("Driver starts", "version", version, "node", config.NodeID, "endpoint", config.Endpoint)
+	defer klog.InfoS("Driver stopped; volumes stay mounted")
+	return d.Run(ctx)
+}
+
+// superseded returns the flags of the upstream driver that manifests may set
+// and that mean nothing here.
+func superseded() *flag.FlagSet {
+	fs := flag.NewFlagSet("", flag.ContinueOnError)
+	for _, name := range []string{"log-format-json", "enable-pprof", "provider-health-check"} {
+		fs.Bool(name, false, "accepted for compatibility")
+	}
+	for _, name := range []string{"metrics-backend", "pprof-port", "provider-health-check-interval"} {
+		fs.String(name, "", "accepted for compatibility")
+	}
+	return fs
+}
+
+func usage(w io.Writer, own, logging *flag.FlagSet) {
+	fmt.Fprintln(w, "keymount-driver is the CSI node plugin that mounts secrets as volumes.\n\nFlags:")
+	fmt.Fprint(w, asGNU(own))
+	fmt.Fprintln(w, "\nLogging flags:")
+	fmt.Fprint(w, asGNU(logging))
+}
+
+// asGNU formats flags with two dashes; one dash is accepted as well.
+func asGNU(fs *flag.FlagSet) string {
+	gnu := pflag.NewFlagSet("", pflag.ContinueOnError)
+	gnu.AddGoFlagSet(fs)
+	return gnu.FlagUsages()
+}

@@ -1,0 +1,127 @@
+// Command keymount-provider serves the built-in providers, each on a socket of
+// the v1alpha1 provider protocol. It needs no privileges: it opens the store's
+// connections or files, and the driver that calls it does the mounting. It
+// also works under the upstream Secrets Store CSI driver.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
+
+	"github.com/keymount/keymount/pkg/plugin"
+	"github.com/keymount/keymount/pkg/provider"
+	"github.com/keymount/keymount/pkg/serve"
+	"github.com/keymount/keymount/providers"
+)
+
+// version is set by the linker.
+var version = "v0.0.0-dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "keymount-provider: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// settings are the flags that are not a provider's own.
+type settings struct {
+	names     []string
+	socketDir string
+	uids      []uint
+}
+
+func command() *cobra.Command {
+	var s settings
+	cmd := &cobra.Command{
+		Use:           "keymount-provider",
+		Short:         "Serve the built-in providers on sockets for the driver",
+		Args:          cobra.NoArgs,
+		Version:       version + " " + runtime.Version(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	set := providers.AddFlags(flags)
+	flags.StringSliceVar(&s.names, "providers", set.Names(), "built-in `providers` to serve, separated by commas")
+	flags.StringVar(&s.socketDir, "socket-dir", "/var/run/secrets-store-csi-providers", "`folder` of the sockets, one NAME.sock for each provider; the driver's --provider-volume")
+	flags.UintSliceVar(&s.uids, "allowed-uids", nil, "`users` whose processes may connect, separated by commas; none means whoever the socket's permissions (0600) let in")
+	logging := flag.NewFlagSet("", flag.ContinueOnError)
+	klog.InitFlags(logging)
+	flags.AddGoFlagSet(logging)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		defer klog.Flush()
+		return run(cmd.Context(), s, set)
+	}
+	return cmd
+}
+
+// run serves every provider until ctx ends or one of them fails.
+func run(ctx context.Context, s settings, set *providers.Set) error {
+	if err := serve.Harden(); err != nil {
+		return err
+	}
+	opts := &plugin.ServeOptions{RuntimeName: "keymount-provider", Version: strings.TrimPrefix(version, "v")}
+	for _, uid := range s.uids {
+		if uid > math.MaxUint32 {
+			return fmt.Errorf("--allowed-uids: %d is not a user ID", uid)
+		}
+		opts.AllowedUIDs = append(opts.AllowedUIDs, uint32(uid))
+	}
+	var sockets []socket
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(s.names))) {
+		opened, err := s.open(name, set)
+		if err != nil {
+			for _, other := range sockets {
+				err = errors.Join(err, other.listener.Close())
+			}
+			return err
+		}
+		sockets = append(sockets, opened)
+	}
+	if len(sockets) == 0 {
+		return fmt.Errorf("--providers is empty: name some of %s", strings.Join(set.Names(), ", "))
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, opened := range sockets {
+		klog.InfoS("Provider serves", "socket", opened.listener.Addr(), "version", version)
+		group.Go(func() error { return plugin.Serve(ctx, opened.listener, opened.provider, opts) })
+	}
+	return group.Wait()
+}
+
+// A socket is a provider and where it is served.
+type socket struct {
+	provider provider.Provider
+	listener net.Listener
+}
+
+func (s settings) open(name string, set *providers.Set) (socket, error) {
+	p, err := set.New(name)
+	if err != nil {
+		return socket{}, err
+	}
+	lis, err := serve.Listen("unix:"+filepath.Join(s.socketDir, name+".sock"), &serve.ListenOptions{Dir: 0o755})
+	if err != nil {
+		return socket{}, fmt.Errorf("provider %q: %w", name, err)
+	}
+	return socket{p, lis}, nil
+}

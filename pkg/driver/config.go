@@ -1,0 +1,155 @@
+// Package driver puts the node plugin together: its configuration, and the
+// wiring of all other packages. It is the only package that knows them all.
+package driver
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Config says how one driver process runs. The names of its flags are those
+// of the upstream driver where that has them.
+type Config struct {
+	Endpoint   string // where kubelet calls, as unix:///path
+	NodeID     string // name of this node
+	DriverName string // as in the CSIDriver object and in pods
+	Version    string // of this build; no flag
+
+	ProviderDir     string // folder of provider sockets, searched last
+	MoreProviders   string // more such folders, separated by commas, searched first
+	ClassDir        string // folder of SecretProviderClass manifests
+	StateDir        string // folder that lives as long as the mounts
+	MetricsAddr     string // host:port of /healthz and /readyz; "" is off
+	MaxRecvMsgSize  int    // of a provider's reply, in bytes
+	ProviderTimeout time.Duration
+
+	Rotation       bool          // refresh volumes while pods run
+	RotationPeriod time.Duration // for classes that set none; 0 leaves rotation to those that do
+
+	AttributesWin bool // pods may override parameters of their class
+	SendHeld      bool // tell providers which versions a volume holds
+
+	TmpfsSize Bytes // of each volume
+}
+
+// Defaults returns the configuration of a driver without any flag.
+func Defaults() Config {
+	var c Config
+	c.AddFlags(flag.NewFlagSet("", flag.ContinueOnError))
+	return c
+}
+
+// inodesPerVolume bounds the files of a volume: three thousand objects in two
+// generations, and their directories.
+const inodesPerVolume = 8192
+
+// AddFlags defines the flags of the driver with their defaults.
+func (c *Config) AddFlags(fs *flag.FlagSet) {
+	fs.StringVar(&c.Endpoint, "endpoint", "unix:///csi/csi.sock", "`address` on which kubelet calls: unix:///path or tcp://host:port")
+	fs.StringVar(&c.NodeID, "nodeid", "", "`name` of this node (spec.nodeName)")
+	fs.StringVar(&c.DriverName, "drivername", "secrets-store.csi.k8s.io", "`name` of the driver in the CSIDriver object and in pods")
+	fs.StringVar(&c.ProviderDir, "provider-volume", "/var/run/secrets-store-csi-providers", "`folder` of provider sockets, searched last")
+	fs.StringVar(&c.MoreProviders, "additional-provider-volume-paths", "/etc/kubernetes/secrets-store-csi-providers", "more `folders` of provider sockets, separated by commas, searched first")
+	fs.StringVar(&c.ClassDir, "class-dir", "", "`folder` of SecretProviderClass manifests to use instead of a cluster's")
+	fs.StringVar(&c.StateDir, "state-dir", "/run/keymount", "`folder` for what is known of published volumes; never secrets; should vanish on reboot as mounts do")
+	fs.StringVar(&c.MetricsAddr, "metrics-addr", ":8095", "`address` that serves /healthz and /readyz over HTTP; \"\" turns it off")
+	fs.BoolVar(&c.Rotation, "enable-secret-rotation", true, "refresh the secrets of running pods")
+	fs.DurationVar(&c.RotationPeriod, "rotation-poll-interval", 2*time.Minute, "`duration` between two refreshes of a volume whose class sets no rotationInterval; 0 refreshes only those whose class does")
+	fs.DurationVar(&c.ProviderTimeout, "provider-timeout", 90*time.Second, "`duration` after which a provider has failed; kubelet itself gives up after 2m")
+	fs.IntVar(&c.MaxRecvMsgSize, "max-call-recv-msg-size", 4<<20, "largest reply of a provider in `bytes`")
+	fs.BoolVar(&c.AttributesWin, "allow-volume-attribute-overrides", false, "let volume attributes of a pod override parameters of its class")
+	fs.BoolVar(&c.SendHeld, "send-held-versions", true, "tell providers which object versions a volume holds, so that they can answer that nothing changed")
+	c.TmpfsSize = 16 << 20
+	fs.Var(&c.TmpfsSize, "tmpfs-size", "memory limit of one volume in `bytes`, with an optional suffix Ki, Mi or Gi; a rotation needs room for two generations")
+}
+
+// Validate returns everything that is wrong with the configuration, each with
+// what to do about it.
+func (c *Config) Validate() error {
+	var problems []error
+	wrong := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	if c.NodeID == "" {
+		wrong("--nodeid is missing: give the name of this node, from spec.nodeName of the driver's pod")
+	}
+	if c.DriverName == "" || len(c.DriverName) > 63 {
+		wrong("--drivername is %q: use 1 to 63 characters, the name of your CSIDriver object", c.DriverName)
+	}
+	if c.Endpoint == "" {
+		wrong("--endpoint is empty: use unix:///csi/csi.sock, where kubelet's plugin folder is mounted")
+	}
+	for _, dir := range c.providerDirs() {
+		if !filepath.IsAbs(dir) {
+			wrong("--provider-volume and --additional-provider-volume-paths: %q is not an absolute path", dir)
+		}
+	}
+	if info, err := os.Stat(c.ClassDir); c.ClassDir == "" || err != nil || !info.IsDir() {
+		wrong("--class-dir is %q: name an existing folder of SecretProviderClass manifests", c.ClassDir)
+	}
+	if !filepath.IsAbs(c.StateDir) {
+		wrong("--state-dir is %q: name an absolute path below /run, which is lost on reboot as mounts are", c.StateDir)
+	}
+	if c.RotationPeriod < 0 || 0 < c.RotationPeriod && c.RotationPeriod < time.Second {
+		wrong("--rotation-poll-interval is %v: use at least 1s, or 0 to refresh only volumes whose class sets rotationInterval", c.RotationPeriod)
+	}
+	if c.ProviderTimeout < time.Second || c.ProviderTimeout >= 2*time.Minute {
+		wrong("--provider-timeout is %v: use 1s or more, and less than the 2m after which kubelet gives up", c.ProviderTimeout)
+	}
+	if c.MaxRecvMsgSize < 1<<10 {
+		wrong("--max-call-recv-msg-size is %d: the unit is bytes; 4194304 is the default", c.MaxRecvMsgSize)
+	}
+	if c.TmpfsSize < 64<<10 {
+		wrong("--tmpfs-size is %s: a volume needs at least 64Ki", &c.TmpfsSize)
+	}
+	return errors.Join(problems...)
+}
+
+// providerDirs returns the folders of sockets in the order of their search.
+func (c *Config) providerDirs() []string {
+	var dirs []string
+	for dir := range strings.SplitSeq(c.MoreProviders+","+c.ProviderDir, ",") {
+		if dir = strings.TrimSpace(dir); dir != "" {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+// Bytes is a number of bytes that reads as 16Mi or 1048576.
+type Bytes int64
+
+var suffixes = []struct {
+	text   string
+	factor int64
+}{{"Gi", 1 << 30}, {"Mi", 1 << 20}, {"Ki", 1 << 10}}
+
+// String returns the shortest exact form.
+func (b *Bytes) String() string {
+	for _, s := range suffixes {
+		if *b != 0 && int64(*b)%s.factor == 0 {
+			return fmt.Sprintf("%d%s", int64(*b)/s.factor, s.text)
+		}
+	}
+	return strconv.FormatInt(int64(*b), 10)
+}
+
+// Set implements flag.Value.
+func (b *Bytes) Set(text string) error {
+	digits, factor := text, int64(1)
+	for _, s := range suffixes {
+		if rest, ok := strings.CutSuffix(text, s.text); ok {
+			digits, factor = rest, s.factor
+		}
+	}
+	n, err := strconv.ParseInt(digits, 10, 32)
+	if err != nil || n < 0 {
+		return errors.New(`want a number of bytes such as 16777216, or 16Mi`)
+	}
+	*b = Bytes(n * factor)
+	return nil
+}

@@ -1,0 +1,123 @@
+package plugin
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/keymount/keymount/pkg/plugin/v1alpha1"
+	"github.com/keymount/keymount/pkg/provider"
+	"github.com/keymount/keymount/pkg/secret"
+)
+
+// FuzzReply gives arbitrary bytes as a provider's reply: either nothing of it
+// is used, or all that is used is valid.
+func FuzzReply(f *testing.F) {
+	versions := []*v1alpha1.ObjectVersion{{Id: "a", Version: "1"}}
+	for _, reply := range []*v1alpha1.MountResponse{
+		{},
+		{ObjectVersion: versions},
+		{ObjectVersion: []*v1alpha1.ObjectVersion{{}}},
+		{ObjectVersion: versions, Files: []*v1alpha1.File{{Path: "a/b", Mode: 0o400, Contents: []byte("\x00\xff")}, {Path: "c"}}},
+		{ObjectVersion: versions, Files: []*v1alpha1.File{{Path: "."}}},
+		{ObjectVersion: versions, Files: []*v1alpha1.File{{Path: "a/../../b"}}},
+		{ObjectVersion: versions, Files: []*v1alpha1.File{{Path: "a", Mode: -1}}},
+		{ObjectVersion: versions, Files: []*v1alpha1.File{{Path: "a", Mode: 0o1000}}},
+		{ObjectVersion: versions, Files: []*v1alpha1.File{{Path: "a"}, {Path: "a/b"}}},
+		{Error: &v1alpha1.Error{Code: "code"}},
+	} {
+		wire, err := proto.Marshal(reply)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(wire, "", "")
+		f.Add(wire, "2030-01-01T00:00:00.5Z", "true")
+	}
+	f.Add([]byte("\x0a\x02\x0a\x00"), "+0", "")
+	f.Fuzz(func(t *testing.T, wire []byte, refresh, empty string) {
+		var reply v1alpha1.MountResponse
+		if proto.Unmarshal(wire, &reply) != nil {
+			return
+		}
+		md := metadata.Pairs(metaRefresh, refresh, metaEmpty, empty, metaLeaseID, refresh)
+		bundle, err := decodeReply(&reply, md, 0o640)
+		if err != nil {
+			return
+		}
+		if err := bundle.Validate(); err != nil {
+			t.Errorf("decodeReply accepted a bundle with: %v", err)
+		}
+		for _, file := range bundle.Files {
+			if file.Mode == 0 {
+				t.Errorf("file %q has no mode", file.Path)
+			}
+		}
+		again, err := decodeReply(encodeReply(bundle, 0o640), metadata.Pairs(replyMetadata(bundle)...), 0o640)
+		if diff := cmp.Diff(bundle, again, cmp.Comparer(secret.Value.Equal)); err != nil || diff != "" {
+			t.Errorf("the bundle changes when it is sent on: %v\n%s", err, diff)
+		}
+	})
+}
+
+// FuzzAttributes gives arbitrary text as a driver's attributes and secrets:
+// it is refused without showing it, or it means the same when sent on.
+func FuzzAttributes(f *testing.F) {
+	f.Add(`{}`, `null`)
+	f.Add(`null`, `{}`)
+	f.Add(``, ``)
+	f.Add(`[]`, `{"a":1}`)
+	f.Add(`{"a":"b","secretProviderClass":"c"}`, `{"user":"name"}`)
+	f.Add(`{"csi.storage.k8s.io/pod.name":"p","csi.storage.k8s.io/pod.namespace":"n","csi.storage.k8s.io/pod.uid":"u"}`, `{"":""}`)
+	f.Add(`{"csi.storage.k8s.io/serviceAccount.tokens":"{\"a\":{\"token\":\"t\",\"expirationTimestamp\":\"2030-01-01T00:00:00Z\"}}"}`, ``)
+	f.Add(`{"csi.storage.k8s.io/serviceAccount.tokens":"{\"a\":{\"expirationTimestamp\":\"9999-12-31T23:59:59.9-23:59\"}}"}`, ``)
+	f.Add(`{"csi.storage.k8s.io/serviceAccount.tokens":"null"}`, `{"a":"\ud800"}`)
+	f.Fuzz(func(t *testing.T, attributes, secrets string) {
+		req, err := decodeRequest(&v1alpha1.MountRequest{Attributes: attributes, Secrets: secrets}, nil)
+		if err != nil {
+			checkRefusal(t, err, attributes)
+			return
+		}
+		message, err := encodeRequest(req, false)
+		if err != nil {
+			return // a time that has no RFC 3339 form in UTC
+		}
+		again, err := decodeRequest(message, metadata.Pairs(requestMetadata(req)...))
+		if err != nil {
+			t.Fatalf("what was accepted is refused when sent on: %v", err)
+		}
+		again.Class = req.Class // may be unprintable
+		for audience, token := range req.Tokens {
+			if token.Expires.Sub(again.Tokens[audience].Expires).Abs() >= 1e9 {
+				t.Errorf("the token for %q expires at %v, then at %v", audience, token.Expires, again.Tokens[audience].Expires)
+			}
+			token.Expires = again.Tokens[audience].Expires
+			req.Tokens[audience] = token
+		}
+		if diff := cmp.Diff(req, again, cmp.Comparer(secret.Value.Equal)); diff != "" {
+			t.Errorf("the request changes when it is sent on:\n%s", diff)
+		}
+	})
+}
+
+// checkRefusal reports a refusal that shows a value of the attributes.
+func checkRefusal(t *testing.T, err error, attributes string) {
+	if !errors.Is(err, provider.ErrInvalid) {
+		t.Errorf("the refusal %v is not %v", err, provider.ErrInvalid)
+	}
+	var decoded map[string]any
+	if json.Unmarshal([]byte(attributes), &decoded) != nil {
+		return
+	}
+	const fixed = "attributes: want a JSON object of audiences, each with token and expirationTimestamp: the value of is not a string: permission: metadata csi.storage.k8s.io/serviceAccount.tokens secrets invalid"
+	for key, value := range decoded {
+		text, ok := value.(string)
+		if ok && len(text) > 8 && strings.Contains(err.Error(), text) && !strings.Contains(fixed, text) && !strings.Contains(key, text) {
+			t.Errorf("the refusal %q shows the value of %q", err, key)
+		}
+	}
+}

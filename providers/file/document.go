@@ -1,0 +1,135 @@
+package file
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"path"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/joho/godotenv"
+
+	"github.com/keymount/keymount/pkg/provider"
+	"github.com/keymount/keymount/pkg/provider/params"
+)
+
+// A document is a file of which objects take single values. Whatever its
+// format, it is JSON once it is parsed. No error quotes it: parsers do.
+type document struct {
+	file   string // its name tells the format
+	text   []byte
+	parsed json.RawMessage
+}
+
+// value returns the value of a key, as the package says.
+func (d *document) value(key string) ([]byte, error) {
+	if d.parsed == nil {
+		parsed, err := parseDocument(d.file, d.text)
+		if err != nil {
+			return nil, err
+		}
+		d.parsed = parsed
+	}
+	fields, ok := members(d.parsed)
+	if !ok {
+		return nil, fmt.Errorf("has no keys: it is not a map: %w", provider.ErrInvalid)
+	}
+	value, ok := lookUp(fields, key)
+	if !ok {
+		return nil, fmt.Errorf("key %q is not one of its %d keys: %w", key, len(fields), provider.ErrNotFound)
+	}
+	return render(value)
+}
+
+// lookUp returns the member with the name key, and else the one that its dots
+// lead to.
+func lookUp(fields map[string]json.RawMessage, key string) (json.RawMessage, bool) {
+	if value, ok := fields[key]; ok {
+		return value, true
+	}
+	head, rest, dotted := strings.Cut(key, ".")
+	below, ok := members(fields[head])
+	if !dotted || !ok {
+		return nil, false
+	}
+	return lookUp(below, rest)
+}
+
+// members returns the members of a JSON object.
+func members(value json.RawMessage) (map[string]json.RawMessage, bool) {
+	var fields map[string]json.RawMessage
+	if len(value) == 0 || json.Unmarshal(value, &fields) != nil {
+		return nil, false
+	}
+	return fields, fields != nil
+}
+
+// render returns the bytes of a JSON value: text without quotes, all else
+// compact and as it is written.
+func render(value json.RawMessage) ([]byte, error) {
+	var text string
+	if value[0] == '"' && json.Unmarshal(value, &text) == nil {
+		return []byte(text), nil
+	}
+	var compact bytes.Buffer
+	if json.Compact(&compact, value) != nil {
+		return nil, errNotJSON
+	}
+	return compact.Bytes(), nil
+}
+
+var errNotJSON = fmt.Errorf("is not valid JSON: %w", provider.ErrInvalid)
+
+// parseDocument returns the document as JSON.
+func parseDocument(file string, text []byte) (json.RawMessage, error) {
+	base := path.Base(file)
+	switch extension := strings.ToLower(path.Ext(file)); {
+	case !utf8.Valid(text):
+		return nil, fmt.Errorf("is not UTF-8: %w", provider.ErrInvalid)
+	case extension == ".json":
+		if !json.Valid(text) {
+			return nil, errNotJSON
+		}
+		return text, nil
+	case extension == ".yaml", extension == ".yml":
+		tree, err := params.Document(text)
+		if err != nil {
+			return nil, err
+		}
+		return encode(tree)
+	case extension == ".env", strings.HasPrefix(base, ".env."):
+		return parseDotenv(text)
+	default:
+		return nil, fmt.Errorf("has no keys: its name does not end in .json, .yaml, .yml or .env: %w", provider.ErrInvalid)
+	}
+}
+
+// dollar stands for $ while a dotenv file is parsed, which else would replace
+// every $NAME, also one in a password.
+const dollar = "\uF8FF"
+
+func parseDotenv(text []byte) (json.RawMessage, error) {
+	if bytes.Contains(text, []byte(dollar)) {
+		return nil, fmt.Errorf("has the private-use character U+F8FF: %w", provider.ErrInvalid)
+	}
+	fields, err := godotenv.UnmarshalBytes(bytes.ReplaceAll(text, []byte("$"), []byte(dollar)))
+	if err != nil {
+		return nil, fmt.Errorf("is not in dotenv format: %w", provider.ErrInvalid)
+	}
+	for key, value := range fields {
+		fields[key] = strings.ReplaceAll(value, dollar, "$")
+	}
+	return encode(fields)
+}
+
+// encode is json.Marshal without the escapes that HTML wants.
+func encode(value any) (json.RawMessage, error) {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	if encoder.Encode(value) != nil {
+		return nil, fmt.Errorf("has a value that JSON cannot express: %w", provider.ErrInvalid)
+	}
+	return bytes.TrimSpace(text.Bytes()), nil
+}
