@@ -146,10 +146,10 @@ func (b *Bytes) Set(text string) error {
 			digits, factor = rest, s.factor
 		}
 	}
-	n, err := strconv.ParseInt(digits, 10, 32)
-	if err != nil || n < 0 {
+	n, err := strconv.ParseUint(digits, 10, 31)
+	if err != nil {
 		return errors.New(`want a number of bytes such as 16777216, or 16Mi`)
 	}
-	*b = Bytes(n * factor)
+	*b = Bytes(int64(n) * factor)
 	return nil
 }
