@@ -107,7 +107,10 @@ func (s *scene) change(ctx context.Context, v *tryVolume) (name string, took tim
 	if err := watcher.Add(v.target); err != nil {
 		return name, 0, err
 	}
-	if err := s.put(name, anew(name, text)); err != nil {
+	if text, err = anew(name, text); err != nil {
+		return name, 0, err
+	}
+	if err := s.put(name, text); err != nil {
 		return name, 0, err
 	}
 	began := time.Now()
@@ -132,16 +135,16 @@ func (v *tryVolume) rotated(event fsnotify.Event) bool {
 }
 
 // anew returns the text of a file with other secrets of the same form.
-func anew(name string, text []byte) []byte {
+func anew(name string, text []byte) ([]byte, error) {
 	switch filepath.Ext(name) {
 	case ".json":
-		var document map[string]any
+		var document map[string]json.RawMessage
 		if json.Unmarshal(text, &document) == nil {
+			other := map[string]string{}
 			for key := range document {
-				document[key] = rand.Text()
+				other[key] = rand.Text()
 			}
-			text, _ = json.Marshal(document) // a map of strings
-			return text
+			return json.Marshal(other)
 		}
 	case ".env":
 		lines := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
@@ -150,9 +153,9 @@ func anew(name string, text []byte) []byte {
 				lines[i] = key + "=" + rand.Text()
 			}
 		}
-		return []byte(strings.Join(lines, "\n") + "\n")
+		return []byte(strings.Join(lines, "\n") + "\n"), nil
 	}
-	return fmt.Appendf(nil, "%x", rand.Text()) // also valid as hex and base64
+	return fmt.Appendf(nil, "%x", rand.Text()), nil // also valid as hex and base64
 }
 
 // follow shows every rotation until ctx ends, and brings edits of the example

@@ -128,13 +128,10 @@ func (w *writer) equal(parent int, name string, want []entry, buf []byte) bool {
 		return false
 	}
 	for _, e := range want {
-		same := false
-		if e.file != nil {
-			same = w.sameFile(dir, e.name, e.file, buf)
-		} else {
-			same = w.equal(dir, e.name, e.entries, buf)
-		}
-		if !same {
+		switch {
+		case e.file != nil && !w.sameFile(dir, e.name, e.file, buf):
+			return false
+		case e.file == nil && !w.equal(dir, e.name, e.entries, buf):
 			return false
 		}
 	}

@@ -23,9 +23,9 @@ const (
 	// unsupportedRewatch is the same for one that never tells: its next
 	// release may.
 	unsupportedRewatch = time.Hour
-	// overlap is how long before watching began a change may have been read
-	// too early; older volumes wait for their interval, so that a restart is
-	// no storm of fetches.
+	// overlap is how long before the first watch of a provider a volume may
+	// have been fetched and still miss a change. Older ones wait for their
+	// interval, so that a restart of the driver is no storm of fetches.
 	overlap = 10 * time.Second
 )
 
@@ -86,16 +86,20 @@ func (w *watcher) start(name string) {
 
 // watch asks one provider to tell of changes, again and again.
 func (w *watcher) watch(ctx context.Context, name string) {
+	missed := time.Now().Add(-overlap) // older volumes have missed nothing
 	for wait := minRewatch; ; wait = min(2*wait, maxRewatch) {
 		began := time.Now()
-		err := w.changes(ctx, name)
+		err := w.changes(ctx, name, missed)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case errors.Is(err, errors.ErrUnsupported):
 			wait = unsupportedRewatch
-		case time.Since(began) > maxRewatch:
-			wait = minRewatch
+		default:
+			missed = time.Time{}
+			if time.Since(began) > maxRewatch {
+				wait = minRewatch
+			}
 		}
 		klog.V(2).InfoS("Provider does not tell of changes; polling goes on", "provider", name, "reason", err, "nextAttempt", wait)
 		select {
@@ -106,7 +110,10 @@ func (w *watcher) watch(ctx context.Context, name string) {
 	}
 }
 
-func (w *watcher) changes(ctx context.Context, name string) error {
+// changes makes volumes due as one provider tells of changes. The first that
+// it tells is that watching has begun: volumes that were refreshed before
+// missed have missed no change.
+func (w *watcher) changes(ctx context.Context, name string, missed time.Time) error {
 	p, err := w.providers(name)
 	if err != nil {
 		return err
@@ -115,21 +122,19 @@ func (w *watcher) changes(ctx context.Context, name string) error {
 	if !ok {
 		return errors.ErrUnsupported
 	}
-	since := time.Now().Add(-overlap)
-	began := false
 	return notifier.Changes(ctx, func(objectID string) {
 		w.rotator.DueNow(func(rec volume.Record) bool {
 			_, holds := rec.Held.Versions[objectID]
 			switch {
 			case rec.Provider != name || rec.Due.IsZero(): // zero: the class wants no rotation
 				return false
-			case !began:
-				return rec.Refreshed.After(since)
+			case objectID == "":
+				return rec.Refreshed.After(missed)
 			default:
-				return holds || objectID == ""
+				return holds
 			}
 		})
-		began = true
+		missed = time.Time{}
 	})
 }
 

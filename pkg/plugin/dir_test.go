@@ -196,20 +196,25 @@ func TestASocketThatAcceptsAndSaysNothingIsWaitedForWithinABound(t *testing.T) {
 	}
 }
 
-func TestACallWaitsForAProviderThatIsStarting(t *testing.T) {
+func TestACallWaitsForAProviderThatIsStartingAndConnectsOnce(t *testing.T) {
 	dir := shortDir(t)
-	_ = listen(t, dir).Close()
+	dying := listen(t, dir)
 	p := lookup(t, newDir(t, &plugin.Options{DialWait: patience}, dir))
 	got := make(chan string, 1)
 	go func() { got <- content(t, p) }()
-	select {
-	case <-got:
-		t.Fatal("a dead socket answered")
-	case <-time.After(30 * time.Millisecond): // it is dialling by now, or will be: both must work
+	conn, err := dying.Accept()
+	if err != nil {
+		t.Fatal(err)
 	}
-	serve(t, listen(t, dir), says("started"), nil)
+	_ = dying.Close()
+	_ = conn.Close()
+	lis := count(listen(t, dir))
+	serve(t, lis, says("started"), nil)
 	if got := receive(t, got); got != "started" {
 		t.Errorf("content = %q, want started", got)
+	}
+	if got := content(t, p); got != "started" || lis.accepted.Load() != 1 {
+		t.Errorf("content = %q after %d connections, want started after 1", got, lis.accepted.Load())
 	}
 }
 

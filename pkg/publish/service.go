@@ -178,16 +178,16 @@ func (s *Service) create(ctx context.Context, v volume.Volume) (Result, error) {
 // holdsFiles reports whether a mount at the volume's target holds a generation
 // of files. It refuses the mount of another volume.
 func (s *Service) holdsFiles(v volume.Volume) (bool, error) {
-	mount, err := s.Mounts.Mounted(v.Target)
-	if err != nil || mount == 0 {
-		return false, nil // nothing there that could be kept
+	mount, _ := s.Mounts.Mounted(v.Target) // one that cannot be looked at cannot be kept
+	if mount == 0 {
+		return false, nil
 	}
 	for _, other := range s.Volumes.List() {
 		if other.ID != v.ID && other.Target == v.Target && other.Mount == mount {
 			return false, fmt.Errorf("volume %s: %s is the mount of volume %s: %w", v.ID, v.Target, other.ID, ErrConflict)
 		}
 	}
-	_, err = os.Lstat(filepath.Join(v.Target, "..data"))
+	_, err := os.Lstat(filepath.Join(v.Target, "..data"))
 	return err == nil, nil
 }
 

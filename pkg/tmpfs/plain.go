@@ -129,7 +129,7 @@ func (p *Plain) Unmount(target string) error {
 	switch {
 	case err != nil:
 	case id == 0:
-		if err = unix.Rmdir(target); err == unix.ENOENT {
+		if err = unix.Rmdir(target); errors.Is(err, unix.ENOENT) {
 			err = nil
 		}
 	default:

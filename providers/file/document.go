@@ -128,7 +128,7 @@ func encode(value any) (json.RawMessage, error) {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
-	if encoder.Encode(value) != nil {
+	if err := encoder.Encode(value); err != nil {
 		return nil, fmt.Errorf("has a value that JSON cannot express: %w", provider.ErrInvalid)
 	}
 	return bytes.TrimSpace(text.Bytes()), nil

@@ -124,7 +124,7 @@ func checkPath(p string) error {
 	case len(p) > 4096:
 		return fmt.Errorf("is longer than 4096 bytes")
 	case p == ".", !fs.ValidPath(p):
-		return fmt.Errorf("must be clean: no empty element, no . and no ..")
+		return fmt.Errorf("must be clean, without empty elements, \".\" and \"..\"")
 	}
 	for element := range strings.SplitSeq(p, "/") {
 		if len(element) > 255 {

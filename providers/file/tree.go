@@ -73,7 +73,7 @@ func (t *tree) find(path string) (string, fs.FileInfo, error) {
 	plain, plainErr := t.root.Stat(path)
 	sealed, sealedErr := t.root.Stat(path + ageSuffix)
 	switch {
-	case plainErr != nil && because(plainErr) != provider.ErrNotFound:
+	case plainErr != nil && !errors.Is(because(plainErr), provider.ErrNotFound):
 		return "", nil, because(plainErr)
 	case plainErr == nil && plain.IsDir():
 		return "", nil, fmt.Errorf("is a folder, which is written with a slash at the end: %w", provider.ErrInvalid)

@@ -172,8 +172,9 @@ func (w *watcher) note(event fsnotify.Event) error {
 	}
 	info, err := os.Lstat(name)
 	switch {
+	case errors.Is(err, fs.ErrNotExist): // gone again, which is another event
 	case err != nil:
-		return nil
+		w.pending[""] = true
 	case info.Mode()&fs.ModeSymlink != 0:
 		w.links = true
 		w.pending[""] = true

@@ -2,6 +2,7 @@ package compat
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -179,7 +180,7 @@ func ask(t *testing.T, path, method string, md metadata.MD, wire []byte) ([]byte
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := stream.SendMsg(&wire); err != nil && err != io.EOF {
+	if err := stream.SendMsg(&wire); err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 	if err := stream.CloseSend(); err != nil {

@@ -21,7 +21,7 @@ type object struct {
 	Paths    []path          `param:"jmesPath"`
 	Failover *path           `param:"failoverObject"`
 	Args     any             `param:"secretArgs"`
-	local    int
+	local    int             //nolint:unused // what the test is about: a field without a tag
 }
 
 type path struct {

@@ -180,7 +180,7 @@ func everything(s *suite) {
 		s.backend.Put(s, "binary", bytes.Clone(binary))
 		s.fetch(s.request("binary"))
 	}
-	s.fails(s.request("a", "missing"), provider.ErrNotFound)
+	_ = s.fails(s.request("a", "missing"), provider.ErrNotFound)
 	_, _ = s.try(s.Context(), s.ask(Object{Name: "a", File: "../escape"}))
 	_, _ = s.try(s.Context(), s.ask(Object{Name: "a", File: "same"}, Object{Name: "b", File: "same"}))
 	honoursCancellation(s)

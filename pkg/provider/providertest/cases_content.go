@@ -100,7 +100,7 @@ func pathsStayInside(s *suite) {
 
 func duplicatePathsAreInvalid(s *suite) {
 	s.put("one", "two")
-	s.fails(s.ask(Object{Name: "one", File: "same"}, Object{Name: "two", File: "same"}), provider.ErrInvalid)
+	_ = s.fails(s.ask(Object{Name: "one", File: "same"}, Object{Name: "two", File: "same"}), provider.ErrInvalid)
 	// A provider may flatten paths, and then these are two files.
 	if _, err := s.try(s.Context(), s.ask(Object{Name: "one", File: "same"}, Object{Name: "two", File: "same/below"})); err != nil {
 		s.because(err, provider.ErrInvalid)

@@ -19,7 +19,7 @@ func failureCases() []testCase {
 
 func allOrNothing(s *suite) {
 	values := s.put("first", "last")
-	s.fails(s.request("first", "missing", "last"), provider.ErrNotFound)
+	_ = s.fails(s.request("first", "missing", "last"), provider.ErrNotFound)
 	s.holds(s.fetch(s.request("first", "last")), values, nil)
 }
 
@@ -42,10 +42,10 @@ func deniedIsDenied(s *suite) {
 	values := s.put("open", "closed")
 	held := s.fetch(s.request("open", "closed")).Versions
 	s.backend.(Denier).Deny(s, "closed")
-	s.fails(s.request("open", "closed"), provider.ErrDenied)
+	_ = s.fails(s.request("open", "closed"), provider.ErrDenied)
 	req := s.request("open", "closed")
 	req.Held.Versions = held
-	s.fails(req, provider.ErrDenied)
+	_ = s.fails(req, provider.ErrDenied)
 	delete(values, "closed")
 	s.holds(s.fetch(s.request("open")), values, nil)
 }
@@ -54,17 +54,17 @@ func outageIsUnavailable(s *suite) {
 	s.put("a")
 	held := s.fetch(s.request("a")).Versions
 	s.backend.(Breaker).Break(s)
-	s.fails(s.request("a"), provider.ErrUnavailable)
-	s.fails(s.request("never-was"), provider.ErrUnavailable)
+	_ = s.fails(s.request("a"), provider.ErrUnavailable)
+	_ = s.fails(s.request("never-was"), provider.ErrUnavailable)
 	req := s.request("a")
 	req.Held.Versions = held
-	s.fails(req, provider.ErrUnavailable)
+	_ = s.fails(req, provider.ErrUnavailable)
 }
 
 func recoversAfterOutage(s *suite) {
 	values := s.put("a")
 	s.backend.(Breaker).Break(s)
-	s.fails(s.request("a"), provider.ErrUnavailable)
+	_ = s.fails(s.request("a"), provider.ErrUnavailable)
 	s.backend.(Breaker).Repair(s)
 	s.holds(s.fetch(s.request("a")), values, nil)
 }

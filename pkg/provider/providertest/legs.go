@@ -28,7 +28,7 @@ func direct(_ testing.TB, p provider.Provider) provider.Provider { return p }
 // sees there.
 func overSocket(t testing.TB, p provider.Provider) provider.Provider {
 	t.Helper()
-	folder, err := os.MkdirTemp("", "suite") //nolint:usetesting // t.TempDir is too long a name for a socket
+	folder, err := os.MkdirTemp("", "suite") // t.TempDir is too long a name for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

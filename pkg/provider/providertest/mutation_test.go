@@ -216,7 +216,7 @@ var mutations = []struct {
 	{"AllOrNothing", "returns neither", onFailure(func(*mutant, *provider.Request, error) (*provider.Bundle, error) { return nil, nil })},
 	{"MissingIsNotFoundAndNamesTheObject", "does not name the object", instead(provider.ErrNotFound)},
 	{"MissingIsNotFoundAndNamesTheObject", "calls missing denied", onFailure(func(_ *mutant, _ *provider.Request, err error) (*provider.Bundle, error) {
-		return nil, fmt.Errorf("%v: %w", err, provider.ErrDenied)
+		return nil, fmt.Errorf("%s: %w", err.Error(), provider.ErrDenied)
 	})},
 	{"MissingIsNotFoundAndNamesTheObject", "wraps no sentinel", instead(errOther)},
 	{"DeniedIsDenied", "calls denied missing", instead(provider.ErrNotFound)},

@@ -192,7 +192,7 @@ func (s *suite) because(err, want error) {
 		s.Fatalf("Fetch succeeded, want an error that wraps %q", want)
 	}
 	for _, sentinel := range []error{provider.ErrInvalid, provider.ErrNotFound, provider.ErrDenied, provider.ErrUnavailable} {
-		if got := errors.Is(err, sentinel); got != (sentinel == want) {
+		if got := errors.Is(err, sentinel); got != errors.Is(sentinel, want) {
 			s.Errorf("errors.Is(%q, %q) = %v, want the error to wrap %q only", err, sentinel, got, want)
 		}
 	}

@@ -80,7 +80,8 @@ func Reexec() (code int, done bool, err error) {
 				_ = cmd.Process.Signal(s) // it may have ended by itself
 			}
 		case err := <-ended:
-			return exitCode(err)
+			code, err := exitCode(err)
+			return code, true, err
 		}
 	}
 }
@@ -142,19 +143,19 @@ func startError(err error) error {
 	return fmt.Errorf("run this program again: %w", err)
 }
 
-func exitCode(err error) (code int, done bool, _ error) {
+func exitCode(err error) (int, error) {
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
-		return 0, true, nil
+		return 0, nil
 	case !errors.As(err, &exit):
-		return 1, true, err
+		return 1, err
 	}
 	status := exit.Sys().(syscall.WaitStatus)
 	if status.Signaled() {
-		return 128 + int(status.Signal()), true, nil
+		return 128 + int(status.Signal()), nil
 	}
-	return status.ExitStatus(), true, nil
+	return status.ExitStatus(), nil
 }
 
 var forwarded = []os.Signal{
