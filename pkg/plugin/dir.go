@@ -151,8 +151,8 @@ func (d *Dir) sockets(name string) ([]socket, error) {
 		}
 	}
 	if len(found) == 0 {
-		return nil, fmt.Errorf("provider %q: no socket %s.sock in %v: is the provider installed and running on this node? %w",
-			name, name, d.dirs, provider.ErrUnavailable)
+		return nil, fmt.Errorf("provider %q is %w: no socket %s.sock in %v: is the provider installed and running on this node?",
+			name, provider.ErrUnavailable, name, d.dirs)
 	}
 	return found, nil
 }

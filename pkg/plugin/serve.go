@@ -2,7 +2,6 @@ package plugin
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"time"
 
@@ -11,6 +10,7 @@ import (
 	"github.com/keymount/keymount/pkg/plugin/keymountv1"
 	"github.com/keymount/keymount/pkg/plugin/v1alpha1"
 	"github.com/keymount/keymount/pkg/provider"
+	"github.com/keymount/keymount/pkg/serve"
 )
 
 // ServeOptions adjust Serve.
@@ -58,14 +58,13 @@ func (o *ServeOptions) guard(lis net.Listener) net.Listener {
 }
 
 // Serve answers the driver's calls on lis with p, until ctx ends or lis
-// fails; it closes lis. At the end of ctx it takes no more calls, gives those
-// that run the grace period, and returns nil. The driver may be Keymount's or
-// upstream's. If p is a provider.Notifier or provider.Releaser, itself or
+// fails; it closes lis. It ends and logs as serve.GRPC and serve.Unary do. The
+// driver may be Keymount's or upstream's. If p is a provider.Notifier or provider.Releaser, itself or
 // through Unwrap, it is served as such too.
 func Serve(ctx context.Context, lis net.Listener, p provider.Provider, opts *ServeOptions) error {
 	options := []grpc.ServerOption{
-		grpc.UnaryInterceptor(recoverUnary),
-		grpc.StreamInterceptor(recoverStream),
+		grpc.UnaryInterceptor(serve.Unary(nil)),
+		grpc.StreamInterceptor(serve.Stream()),
 	}
 	if opts != nil && opts.MaxSendMsgSize > 0 {
 		options = append(options, grpc.MaxSendMsgSize(opts.MaxSendMsgSize))
@@ -79,18 +78,5 @@ func Serve(ctx context.Context, lis net.Listener, p provider.Provider, opts *Ser
 	if releaser, ok := provider.As[provider.Releaser](p); ok {
 		keymountv1.RegisterReleaserServer(server, &releases{releaser: releaser})
 	}
-
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(opts.guard(lis)) }()
-	select {
-	case err := <-served:
-		server.Stop()
-		return fmt.Errorf("serving a provider on %s: %w", lis.Addr(), err)
-	case <-ctx.Done():
-		timer := time.AfterFunc(opts.grace(), server.Stop)
-		defer timer.Stop()
-		server.GracefulStop()
-		<-served
-		return nil
-	}
+	return serve.GRPC(ctx, opts.guard(lis), server, opts.grace())
 }

@@ -3,9 +3,6 @@ package plugin
 import (
 	"context"
 	"fmt"
-	"path/filepath"
-	"runtime"
-	"strings"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -106,43 +103,4 @@ func (r *releases) Release(ctx context.Context, message *keymountv1.ReleaseReque
 		return nil, failure(nil, err)
 	}
 	return &keymountv1.ReleaseResponse{}, nil
-}
-
-// recoverUnary turns a panic into Internal.
-func recoverUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {
-	defer func() {
-		if recover() != nil {
-			reply, err = nil, panicked()
-		}
-	}()
-	return handler(ctx, req)
-}
-
-// recoverStream turns a panic into Internal.
-func recoverStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
-	defer func() {
-		if recover() != nil {
-			err = panicked()
-		}
-	}()
-	return handler(srv, stream)
-}
-
-// panicked says where the panic was that is being recovered. Its value may
-// show a secret and is dropped.
-func panicked() error {
-	var counters [32]uintptr
-	frames := runtime.CallersFrames(counters[:runtime.Callers(2, counters[:])])
-	for raised := false; ; {
-		frame, more := frames.Next()
-		switch inRuntime := strings.HasPrefix(frame.Function, "runtime."); {
-		case inRuntime:
-			raised = true
-		case raised:
-			return status.Error(codes.Internal, fmt.Sprintf("the provider panicked at %s:%d", filepath.Base(frame.File), frame.Line))
-		}
-		if !more {
-			return status.Error(codes.Internal, "the provider panicked")
-		}
-	}
 }

@@ -30,7 +30,7 @@ var floors = map[string]int{
 	"pkg/audit":                 3,
 	"pkg/metrics":               3,
 	"pkg/kube":                  3,
-	"pkg/serve":                 3,
+	"pkg/serve":                 1,
 	"pkg/provider/providertest": 3,
 	"pkg/provider/coalesce":     3,
 	"pkg/provider/limit":        3,

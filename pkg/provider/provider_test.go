@@ -1,0 +1,135 @@
+package provider_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/keymount/keymount/pkg/atomicdir"
+	"github.com/keymount/keymount/pkg/provider"
+)
+
+func TestABundleIsValidatedWholly(t *testing.T) {
+	versions := provider.Versions{"o": "1"}
+	file := func(paths ...string) (files []provider.File) {
+		for _, p := range paths {
+			files = append(files, provider.File{Path: p, Mode: 0o600})
+		}
+		return files
+	}
+	for _, c := range []struct {
+		name   string
+		bundle *provider.Bundle
+		want   string // part of the error; "" means valid
+	}{
+		{"no bundle", nil, "no bundle"},
+		{"no versions", &provider.Bundle{Files: file("a")}, "missing object versions"},
+		{"an object without an ID", &provider.Bundle{Versions: provider.Versions{"": "1"}}, "without an object ID"},
+		{"a version may be unknown", &provider.Bundle{Versions: provider.Versions{"o": ""}}, ""},
+		{"files", &provider.Bundle{Versions: versions, Files: file("a", "b/c", "b/d")}, ""},
+		{"no files at all", &provider.Bundle{Versions: versions}, ""},
+		{"a path that climbs", &provider.Bundle{Versions: versions, Files: file("../a")}, `"../a"`},
+		{"the directory itself", &provider.Bundle{Versions: versions, Files: file(".")}, `"."`},
+		{"two files of one path", &provider.Bundle{Versions: versions, Files: file("a", "a")}, `"a"`},
+		{"a file that is also a directory", &provider.Bundle{Versions: versions, Files: file("a/b", "a")}, `"a"`},
+		{"a mode beyond permissions", &provider.Bundle{Versions: versions, Files: []provider.File{{Path: "a", Mode: 0o4755}}}, `"a"`},
+		{"files of an unchanged bundle are ignored", &provider.Bundle{Versions: versions, Files: file(".."), Unchanged: true}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			switch err := c.bundle.Validate(); {
+			case c.want == "" && err != nil:
+				t.Errorf("Validate = %v, want none", err)
+			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+				t.Errorf("Validate = %v, want an error with %s", err, c.want)
+			case err != nil && provider.Reason(err) != "Internal":
+				t.Errorf("Reason = %q: a bad bundle is a bug of the provider", provider.Reason(err))
+			}
+		})
+	}
+	if err := (&provider.Bundle{Versions: versions, Files: file("/")}).Validate(); !errors.Is(err, atomicdir.ErrPath) {
+		t.Errorf("Validate = %v, want atomicdir.ErrPath", err)
+	}
+}
+
+func TestLiveKeepsTokensThatHaveNotExpired(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	tokens := provider.Tokens{"past": {Expires: now.Add(-1)}, "now": {Expires: now}, "next": {Expires: now.Add(1)}, "never": {}}
+	want := provider.Tokens{"next": {Expires: now.Add(1)}, "never": {}}
+	if diff := cmp.Diff(want, tokens.Live(now)); diff != "" {
+		t.Errorf("Live (-want +got):\n%s", diff)
+	}
+	if len(tokens) != 4 {
+		t.Errorf("Live changed its receiver: %v", tokens)
+	}
+}
+
+func TestReasonNamesTheSentinel(t *testing.T) {
+	for want, err := range map[string]error{
+		"": nil, "Invalid": provider.ErrInvalid, "NotFound": provider.ErrNotFound, "Denied": provider.ErrDenied,
+		"Unavailable": fmt.Errorf("a: %w", fmt.Errorf("b: %w", provider.ErrUnavailable)), "Internal": errors.New("other"),
+	} {
+		if got := provider.Reason(err); got != want {
+			t.Errorf("Reason(%v) = %q, want %q", err, got, want)
+		}
+	}
+}
+
+// named is a provider that fails with its name; layer wraps one.
+type (
+	named    string
+	layer    struct{ provider.Provider }
+	releaser struct{ named }
+)
+
+func (n named) Fetch(context.Context, *provider.Request) (*provider.Bundle, error) {
+	return nil, errors.New(string(n))
+}
+
+func (l layer) Unwrap() provider.Provider { return l.Provider }
+
+func (releaser) Release(context.Context, provider.Lease) error { return nil }
+
+func TestAsFindsWhatIsWrapped(t *testing.T) {
+	inner := releaser{"inner"}
+	if got, ok := provider.As[provider.Releaser](layer{layer{inner}}); !ok || got != provider.Releaser(inner) {
+		t.Errorf("As = %v, %v; want the innermost", got, ok)
+	}
+	for _, p := range []provider.Provider{nil, named("x"), layer{named("x")}, layer{}} {
+		if got, ok := provider.As[provider.Releaser](p); ok {
+			t.Errorf("As(%v) = %v, want none", p, got)
+		}
+	}
+}
+
+func TestDecoratePutsTheLastOutermost(t *testing.T) {
+	failing := errors.New("no such provider")
+	lookup := func(name string) (provider.Provider, error) {
+		if name == "none" {
+			return nil, failing
+		}
+		return named(name), nil
+	}
+	var order []string
+	mark := func(mark string) provider.Middleware {
+		return func(name string, next provider.Provider) provider.Provider {
+			order = append(order, mark+" around "+name)
+			return layer{next}
+		}
+	}
+	decorated := provider.Decorate(lookup, mark("inner"), mark("outer"))
+	if _, err := decorated("none"); !errors.Is(err, failing) {
+		t.Errorf("lookup = %v, want the error of the lookup", err)
+	}
+	p, err := decorated("p")
+	if err != nil || p != provider.Provider(layer{layer{named("p")}}) {
+		t.Errorf("lookup = %v, %v", p, err)
+	}
+	if diff := cmp.Diff([]string{"inner around p", "outer around p"}, order); diff != "" {
+		t.Errorf("order (-want +got):\n%s", diff)
+	}
+}
