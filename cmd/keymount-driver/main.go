@@ -42,8 +42,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	klog.InitFlags(logging)
 
 	all := flag.NewFlagSet("keymount-driver", flag.ContinueOnError)
+	var problems []error
 	for _, set := range []*flag.FlagSet{own, logging, superseded()} {
-		set.VisitAll(func(f *flag.Flag) { all.Var(f.Value, f.Name, f.Usage) })
+		set.VisitAll(func(f *flag.Flag) { all.Var(patient{f.Value, f.Name, &problems}, f.Name, f.Usage) })
 	}
 	all.SetOutput(io.Discard)
 	switch err := all.Parse(args); {
@@ -60,7 +61,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stdout, "keymount-driver %s %s\n", version, runtime.Version())
 		return 0
 	}
-	if err := config.Validate(); err != nil {
+	if err := errors.Join(errors.Join(problems...), config.Validate()); err != nil {
 		fmt.Fprintf(stderr, "keymount-driver: bad flags:\n%v\n", err)
 		return 2
 	}
@@ -88,6 +89,30 @@ func drive(ctx context.Context, config driver.Config) error {
 	klog.InfoS("Driver starts", "version", version, "node", config.NodeID, "endpoint", config.Endpoint)
 	defer klog.InfoS("Driver stopped; volumes stay mounted")
 	return d.Run(ctx)
+}
+
+// A patient value notes that a text is malformed, so that all problems can be
+// told at once.
+type patient struct {
+	flag.Value
+	name     string
+	problems *[]error
+}
+
+// Set implements flag.Value.
+func (p patient) Set(text string) error {
+	before := p.Value.String()
+	if err := p.Value.Set(text); err != nil {
+		_ = p.Value.Set(before) // what was valid is not the next problem
+		*p.problems = append(*p.problems, fmt.Errorf("--%s is %q: %w; see --help", p.name, text, err))
+	}
+	return nil
+}
+
+// IsBoolFlag lets a switch stand alone.
+func (p patient) IsBoolFlag() bool {
+	b, ok := p.Value.(interface{ IsBoolFlag() bool })
+	return ok && b.IsBoolFlag()
 }
 
 // superseded returns the flags of the upstream driver that manifests may set

@@ -58,6 +58,7 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	cmd.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	set := providers.AddFlags(flags)

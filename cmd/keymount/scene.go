@@ -8,12 +8,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"filippo.io/age"
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	"k8s.io/mount-utils"
 
@@ -79,12 +81,16 @@ func newScene(dir string, mounts publish.Mounter) (*scene, error) {
 
 // classesIn reads the classes of a folder.
 func classesIn(dir string) ([]*class.Class, error) {
-	manifests, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
+	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: run this from the top of the repository, or name a folder with manifests and secrets", err)
 	}
 	var classes []*class.Class
-	for _, manifest := range manifests {
+	for _, entry := range entries {
+		if !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(entry.Name())) {
+			continue
+		}
+		manifest := filepath.Join(dir, entry.Name())
 		text, err := os.ReadFile(manifest)
 		if err != nil {
 			return nil, err
@@ -96,7 +102,7 @@ func classesIn(dir string) ([]*class.Class, error) {
 		classes = append(classes, found...)
 	}
 	if len(classes) == 0 {
-		return nil, fmt.Errorf("no SecretProviderClass in %s: name a folder such as examples/quickstart", filepath.Join(dir, "*.yaml"))
+		return nil, fmt.Errorf("no SecretProviderClass in the manifests of %s", dir)
 	}
 	return classes, nil
 }
@@ -162,7 +168,9 @@ func (s *scene) startDriver(ctx context.Context) (time.Duration, error) {
 	}
 	s.driver = d
 	s.background(ctx, d.Run)
-	conn, err := grpc.NewClient(config.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	soon := backoff.Config{BaseDelay: time.Millisecond, Multiplier: 2, MaxDelay: 100 * time.Millisecond}
+	conn, err := grpc.NewClient(config.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: soon, MinConnectTimeout: time.Second}))
 	if err != nil {
 		return 0, err
 	}

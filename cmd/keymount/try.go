@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
 
@@ -52,8 +53,7 @@ func try(ctx context.Context, out io.Writer, dir string, watch bool) error {
 	if err != nil {
 		return err
 	}
-	klog.LogToStderr(false) // the report says what matters
-	klog.SetOutput(io.Discard)
+	klog.SetLogger(logr.Discard()) // the report says what matters
 	s, err := newScene(dir, mounts)
 	if err != nil {
 		return err

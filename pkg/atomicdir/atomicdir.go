@@ -23,7 +23,11 @@ import (
 	"io/fs"
 	"iter"
 	"math"
+	"os"
+	"runtime"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // A File is one file of the directory.
@@ -68,17 +72,34 @@ func Write(dir string, files []File, opts *Options) (changed bool, err error) {
 	return write(calls{}, dir, files, opts)
 }
 
+// WriteIn is Write for a directory that is open for reading. It writes into
+// that directory, whatever is mounted on its path meanwhile or put there. dir
+// stays open; its offset changes.
+func WriteIn(dir *os.File, files []File, opts *Options) (changed bool, err error) {
+	defer runtime.KeepAlive(dir)
+	return writeIn(calls{}, int(dir.Fd()), dir.Name(), files, opts)
+}
+
 func write(sys calls, dir string, files []File, opts *Options) (changed bool, err error) {
-	if err := Validate(modes(files)); err != nil {
-		return false, err
-	}
-	w, err := open(sys, dir, opts)
+	fd, err := sys.opendir(unix.AT_FDCWD, dir)
 	if err != nil {
 		return false, fmt.Errorf("write into %q: %w", dir, err)
 	}
-	defer w.close(w.dir)
-	if changed, err = w.replace(grow(sorted(files), 0)); err != nil {
-		return changed, fmt.Errorf("write into %q: %w", dir, err)
+	defer sys.close(fd)
+	return writeIn(sys, fd, dir, files, opts)
+}
+
+// writeIn calls the open directory dir by name in its errors.
+func writeIn(sys calls, dir int, name string, files []File, opts *Options) (changed bool, err error) {
+	if err := Validate(modes(files)); err != nil {
+		return false, err
+	}
+	w, err := newWriter(sys, dir, opts)
+	if err == nil {
+		changed, err = w.replace(grow(sorted(files), 0))
+	}
+	if err != nil {
+		return changed, fmt.Errorf("write into %q: %w", name, err)
 	}
 	return changed, nil
 }

@@ -16,6 +16,7 @@ var ErrPath = errors.New("invalid file")
 const (
 	maxElement = 255
 	maxPath    = 4096
+	maxDepth   = 32 // elements of a path: each costs time, and a descriptor while it is written
 )
 
 func badFile(name, format string, args ...any) error {
@@ -24,8 +25,8 @@ func badFile(name, format string, args ...any) error {
 
 // ValidPath reports why no file can have this path: it must be relative,
 // slash-separated and in its shortest form, none of its elements may start
-// with "..", and it must hold no control characters and not be over-long.
-// The error wraps ErrPath.
+// with "..", it must hold no control characters, and it must be neither
+// over-long nor of more than 32 elements. The error wraps ErrPath.
 func ValidPath(name string) error {
 	switch {
 	case name == "":
@@ -34,6 +35,8 @@ func ValidPath(name string) error {
 		return badFile(name[:maxElement]+"...", "the path is longer than %d bytes", maxPath)
 	case strings.HasPrefix(name, "/"):
 		return badFile(name, "the path is absolute")
+	case strings.Count(name, "/") >= maxDepth:
+		return badFile(name, "the path has more than %d elements", maxDepth)
 	case name == ".":
 		return badFile(name, "the path is the directory itself")
 	case strings.ContainsFunc(name, unicode.IsControl):
@@ -71,7 +74,8 @@ func Validate(files iter.Seq2[string, fs.FileMode]) error {
 			return badFile(name, "it is there twice")
 		}
 		isDir[name] = false
-		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		for i := strings.LastIndexByte(name, '/'); i > 0; i = strings.LastIndexByte(name[:i], '/') {
+			dir := name[:i]
 			known, taken := isDir[dir]
 			if taken && !known {
 				return badFile(dir, "it is also a directory of %q", name)

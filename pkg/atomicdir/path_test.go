@@ -13,7 +13,8 @@ import (
 
 func TestValidPath(t *testing.T) {
 	long := strings.Repeat("a", maxElement)
-	valid := []string{"a", "a/b", ".a", "a..", "a/b..c", "a b", "-", "\xff", "ü/é", long, long + "/" + long}
+	deep := strings.Repeat("a/", maxDepth-1) + "a"
+	valid := []string{"a", "a/b", ".a", "a..", "a/b..c", "a b", "-", "\xff", "ü/é", long, long + "/" + long, deep}
 	for _, name := range valid {
 		if err := ValidPath(name); err != nil {
 			t.Errorf("ValidPath(%q) = %v, want nil", name, err)
@@ -45,6 +46,7 @@ func TestValidPath(t *testing.T) {
 		"control character of Unicode": "a\u0085b",
 		"over-long element":            long + "a",
 		"over-long element inside":     "a/" + long + "a/b",
+		"too many elements":            "a/" + deep,
 		"over-long path":               strings.Repeat("a/", maxPath/2) + "a",
 	}
 	for why, name := range invalid {
@@ -96,6 +98,7 @@ func FuzzWrite(f *testing.F) {
 	for _, pair := range [][2]string{
 		{"a", "b"}, {"a", "a/b"}, {"a/b", "a"}, {"../x", "a"}, {"/x", ""}, {".", ".."}, {"..data", "..data/a"},
 		{"..data_tmp", "a"}, {"a/../../x", "x//y"}, {"a\x00b", "\xff"}, {"a-b", "a/b"}, {strings.Repeat("d/", 500) + "x", "d/y"},
+		{strings.Repeat("d/", maxDepth-1) + "x", "d/y"}, {strings.Repeat("d/", maxDepth) + "x", "d"},
 	} {
 		f.Add(pair[0], pair[1], uint32(0o644))
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -220,24 +221,32 @@ func TestALinkPlantedDuringAWriteLeadsNowhere(t *testing.T) {
 	}
 }
 
-func TestRemoveRemovesATreeAndFollowsNoLink(t *testing.T) {
-	outside := memDir(t)
+// Others may make trees that are deeper than any of ours.
+func TestADeepTreeIsRemovedWithFewDescriptors(t *testing.T) {
+	dir, outside := memDir(t), memDir(t)
 	mustPut(t, filepath.Join(outside, "kept"), "kept")
-	dir := memDir(t)
-	mustPut(t, filepath.Join(dir, "tree/a/b/c"), "x")
-	mustPut(t, filepath.Join(dir, "tree/d"), "x")
-	mustLink(t, outside, filepath.Join(dir, "tree/a/link"))
-	mustLink(t, outside, filepath.Join(dir, "link"))
-	mustPut(t, filepath.Join(dir, "file"), "x")
-	for _, name := range []string{"tree/", "link", "file", "missing", "missing/below"} {
-		if err := Remove(filepath.Join(dir, name)); err != nil {
-			t.Errorf("Remove(%q): %v", name, err)
+	deep := strings.Repeat("d/", 1500)
+	for _, tree := range []string{orphan, "foreign/" + orphan} {
+		mustPut(t, filepath.Join(dir, tree, deep, "file"), "x")
+		mustPut(t, filepath.Join(dir, tree, "d/d/e", deep, "file"), "x")
+		mustLink(t, outside, filepath.Join(dir, tree, deep, "link"))
+	}
+	before, most := len(names(t, "/proc/self/fd")), 0
+	sys := calls{before: func(call, _ string) error {
+		if call == "readdir" {
+			most = max(most, len(names(t, "/proc/self/fd"))-before)
 		}
+		return nil
+	}}
+	files, _ := canary("a", strings.Repeat("b/", maxDepth-1)+"c")
+	if _, err := write(sys, dir, files, nil); err != nil {
+		t.Fatal(err)
 	}
-	if got := names(t, dir); len(got) > 0 {
-		t.Errorf("left: %q", got)
-	}
+	checkExact(t, dir, files, os.Getegid())
 	if diff := cmp.Diff([]string{"kept"}, names(t, outside)); diff != "" {
 		t.Errorf("outside (-want +got):\n%s", diff)
+	}
+	if most == 0 || most > 4 {
+		t.Errorf("%d descriptors were open at once, want 1 to 4", most)
 	}
 }

@@ -115,14 +115,14 @@ func (c calls) symlinkat(target string, dir int, name string) error {
 	return failed("symlink", name, unix.Symlinkat(target, dir, name))
 }
 
-func (c calls) renameat(dir int, from, to string, flags uint) error {
+func (c calls) renameat(fromDir int, from string, toDir int, to string, flags uint) error {
 	if err := c.ready("rename", to); err != nil {
 		return err
 	}
 	if flags == 0 {
-		return failed("rename", to, unix.Renameat(dir, from, dir, to))
+		return failed("rename", to, unix.Renameat(fromDir, from, toDir, to))
 	}
-	return failed("rename", to, unix.Renameat2(dir, from, dir, to, flags))
+	return failed("rename", to, unix.Renameat2(fromDir, from, toDir, to, flags))
 }
 
 func (c calls) unlinkat(dir int, name string, flags int) error {
@@ -172,8 +172,11 @@ func (c calls) read(fd int, name string, buf []byte) (n int, err error) {
 	}
 }
 
-// list returns the names in an open directory.
+// list returns the names in an open directory, which may have been read before.
 func (c calls) list(dir int, name string) (names []string, err error) {
+	if _, err := unix.Seek(dir, 0, unix.SEEK_SET); err != nil {
+		return nil, failed("seek", name, err)
+	}
 	var buf [4096]byte
 	for {
 		if err := c.ready("readdir", name); err != nil {

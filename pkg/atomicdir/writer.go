@@ -23,18 +23,15 @@ func link(name string) string { return dataName + "/" + name }
 // A writer works on one open directory.
 type writer struct {
 	calls
-	dir   int // descriptor of the directory
+	dir   int // descriptor of the directory, the caller's to close
 	gid   int // group that every file must have
 	chown bool
 }
 
-func open(sys calls, dir string, opts *Options) (*writer, error) {
-	w := &writer{calls: sys}
+func newWriter(sys calls, dir int, opts *Options) (*writer, error) {
+	w := &writer{calls: sys, dir: dir}
 	var err error
 	if w.gid, w.chown, err = opts.group(); err != nil {
-		return nil, err
-	}
-	if w.dir, err = w.opendir(unix.AT_FDCWD, dir); err != nil {
 		return nil, err
 	}
 	if w.chown {
@@ -42,8 +39,7 @@ func open(sys calls, dir string, opts *Options) (*writer, error) {
 	}
 	// A set-group-ID bit would hand the group to some of the new entries only.
 	var st unix.Stat_t
-	if err := w.fstat(w.dir, dir, &st); err != nil {
-		w.close(w.dir)
+	if err := w.fstat(w.dir, ".", &st); err != nil {
 		return nil, err
 	}
 	if w.chown = st.Mode&unix.S_ISGID != 0; w.chown {
@@ -115,9 +111,9 @@ func (w *writer) place(target, name string) error {
 	if err := w.symlinkat(target, w.dir, tempName); err != nil {
 		return err
 	}
-	err := w.renameat(w.dir, tempName, name, 0)
+	err := w.renameat(w.dir, tempName, w.dir, name, 0)
 	if errors.Is(err, unix.EISDIR) {
-		err = w.renameat(w.dir, tempName, name, unix.RENAME_EXCHANGE)
+		err = w.renameat(w.dir, tempName, w.dir, name, unix.RENAME_EXCHANGE)
 	}
 	if err != nil {
 		return errors.Join(err, w.remove(w.dir, tempName))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -32,7 +33,7 @@ type Config struct {
 	Rotation       bool          // refresh volumes while pods run
 	RotationPeriod time.Duration // for classes that set none; 0 leaves rotation to those that do
 
-	AttributesWin bool // pods may override parameters of their class
+	AttributesWin bool // pods may override and extend the parameters of their class
 	SendHeld      bool // tell providers which versions a volume holds
 
 	TmpfsSize Bytes // of each volume
@@ -63,7 +64,7 @@ func (c *Config) AddFlags(fs *flag.FlagSet) {
 	fs.DurationVar(&c.RotationPeriod, "rotation-poll-interval", 2*time.Minute, "`duration` between two refreshes of a volume whose class sets no rotationInterval; 0 refreshes only those whose class does")
 	fs.DurationVar(&c.ProviderTimeout, "provider-timeout", 90*time.Second, "`duration` after which a provider has failed; kubelet itself gives up after 2m")
 	fs.IntVar(&c.MaxRecvMsgSize, "max-call-recv-msg-size", 4<<20, "largest reply of a provider in `bytes`")
-	fs.BoolVar(&c.AttributesWin, "allow-volume-attribute-overrides", false, "let volume attributes of a pod override parameters of its class")
+	fs.BoolVar(&c.AttributesWin, "allow-volume-attribute-overrides", false, "let volume attributes of a pod override and extend the parameters of its class")
 	fs.BoolVar(&c.SendHeld, "send-held-versions", true, "tell providers which object versions a volume holds, so that they can answer that nothing changed")
 	c.TmpfsSize = 16 << 20
 	fs.Var(&c.TmpfsSize, "tmpfs-size", "memory limit of one volume in `bytes`, with an optional suffix Ki, Mi or Gi; a rotation needs room for two generations")
@@ -146,8 +147,8 @@ func (b *Bytes) Set(text string) error {
 			digits, factor = rest, s.factor
 		}
 	}
-	n, err := strconv.ParseUint(digits, 10, 31)
-	if err != nil {
+	n, err := strconv.ParseUint(digits, 10, 63)
+	if err != nil || int64(n) > math.MaxInt64/factor {
 		return errors.New(`want a number of bytes such as 16777216, or 16Mi`)
 	}
 	*b = Bytes(int64(n) * factor)

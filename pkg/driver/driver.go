@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -59,14 +60,14 @@ func New(c Config, opts *Options) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
+	if d.classes, err = class.OpenDir(c.ClassDir, nil); err != nil {
+		return nil, fmt.Errorf("open --class-dir: %w", err)
+	}
 	if d.volumes, err = volume.OpenDir(filepath.Join(c.StateDir, "volumes")); err != nil {
 		return nil, fmt.Errorf("open --state-dir: %w", err)
 	}
 	for _, reason := range d.volumes.Dropped() {
 		klog.InfoS("Record of a volume was dropped", "reason", reason)
-	}
-	if d.classes, err = class.OpenDir(c.ClassDir, nil); err != nil {
-		return nil, fmt.Errorf("open --class-dir: %w", err)
 	}
 	d.plugins = plugin.NewDir(c.providerDirs(), &plugin.Options{
 		MaxRecvMsgSize:   c.MaxRecvMsgSize,
@@ -84,14 +85,16 @@ func New(c Config, opts *Options) (*Driver, error) {
 		Limits:        tmpfs.Options{Size: int64(c.TmpfsSize), Inodes: inodesPerVolume},
 		AttributesWin: c.AttributesWin,
 	})
-	d.rotator = rotate.New(d.service, d.volumes, nil)
-	d.watcher = &watcher{providers: providers, rotator: d.rotator}
+	d.watcher = &watcher{providers: providers}
+	published := d.watcher.observe(d.service)
+	d.rotator = rotate.New(published, d.volumes, nil)
+	d.watcher.rotator = d.rotator
 	d.health.Add("state folder", func(context.Context) error { return writable(c.StateDir) })
-	front := d.watcher.observe(d.rotator.Observe(d.service))
+	d.health.Add("class folder", func(context.Context) error { return listable(c.ClassDir) })
 	d.server = grpc.NewServer(grpc.ChainUnaryInterceptor(serve.Unary(nil)), grpc.ChainStreamInterceptor(serve.Stream()))
 	(&node.Server{
 		Name: c.DriverName, Version: c.Version, NodeID: c.NodeID,
-		Publisher: front, Volumes: d.volumes, Ready: d.health.Ready,
+		Publisher: d.rotator.Observe(published), Volumes: d.volumes, Mounted: mounts.Mounted, Ready: d.health.Ready,
 	}).Register(d.server)
 	return d, nil
 }
@@ -119,6 +122,19 @@ func writable(dir string) error {
 	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
+// listable reports why the files of dir cannot be listed.
+func listable(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	_, err = f.Readdirnames(1)
+	if errors.Is(err, io.EOF) {
+		err = nil // it is empty
+	}
+	return errors.Join(err, f.Close())
+}
+
 // Volumes returns what is known of the published volumes.
 func (d *Driver) Volumes() volume.Store { return d.volumes }
 
@@ -126,15 +142,20 @@ func (d *Driver) Volumes() volume.Store { return d.volumes }
 // those that run end within a bound, and leaves the mounts alone: pods keep
 // their secrets while the driver is replaced.
 func (d *Driver) Run(ctx context.Context) error {
+	defer d.close()
 	lis, err := serve.Listen(d.config.Endpoint, nil)
 	if err != nil {
 		return fmt.Errorf("listen on --endpoint: %w", err)
 	}
-	defer d.close()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serve.GRPC(ctx, lis, d.server, grace) })
 	group.Go(func() error { return serve.HTTP(ctx, d.config.MetricsAddr, &d.health, grace) })
-	group.Go(func() error { return d.rotator.Run(ctx) })
+	group.Go(func() error {
+		if err := d.service.Reconcile(ctx); err != nil {
+			klog.ErrorS(err, "Due times of volumes could not be brought up to date")
+		}
+		return d.rotator.Run(ctx)
+	})
 	if d.config.Rotation {
 		group.Go(func() error { return d.classes.Changes(ctx, d.watcher.classChanged) })
 		group.Go(func() error { return d.watcher.run(ctx, d.volumes.List()) })
@@ -145,7 +166,7 @@ func (d *Driver) Run(ctx context.Context) error {
 // close waits for what is still under way, which is bounded.
 func (d *Driver) close() {
 	d.service.Close()
-	if err := errors.Join(d.shared.Close(), d.plugins.Close()); err != nil {
+	if err := errors.Join(d.shared.Close(), d.plugins.Close(), d.volumes.Close()); err != nil {
 		klog.ErrorS(err, "Stop")
 	}
 }

@@ -33,6 +33,8 @@ type Server struct {
 
 	Publisher publish.Publisher
 	Volumes   volume.Store
+	// Mounted returns the identity of the mount at a path; zero if there is none.
+	Mounted func(path string) (uint64, error)
 	// Ready says why the driver cannot publish yet, or nil.
 	Ready func(context.Context) error
 }
@@ -116,6 +118,9 @@ func (s *Server) NodeGetVolumeStats(_ context.Context, req *csi.NodeGetVolumeSta
 	rec, ok := s.Volumes.Get(id)
 	if !ok || rec.Target != path {
 		return nil, status.Errorf(codes.NotFound, "volume %s is not published at %s", id, path)
+	}
+	if mount, err := s.Mounted(path); err != nil || mount != rec.Mount {
+		return nil, status.Errorf(codes.NotFound, "volume %s is no longer mounted at %s", id, path)
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(path, &fs); err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -29,8 +30,12 @@ import (
 	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/publish"
 	"github.com/keymount/keymount/pkg/secret"
+	"github.com/keymount/keymount/pkg/tmpfs"
+	"github.com/keymount/keymount/pkg/tmpfs/userns"
 	"github.com/keymount/keymount/pkg/volume"
 )
+
+func TestMain(m *testing.M) { os.Exit(userns.Main(m)) }
 
 // recorder is a Publisher that notes what it is asked and answers as told.
 type recorder struct {
@@ -113,7 +118,7 @@ func TestPublishRequestsAreCheckedBeforeAnyEffect(t *testing.T) {
 		{"target path is required", func(r *req) { r.TargetPath = "" }, "target path"},
 		{"target path must be absolute", func(r *req) { r.TargetPath = "pods/x" }, "absolute"},
 		{"target path must not climb", func(r *req) { r.TargetPath = "/var/lib/kubelet/pods/../../../etc" }, "absolute"},
-		{"target path must not be the root", func(r *req) { r.TargetPath = "/" }, "root"},
+		{"target path must not be the root", func(r *req) { r.TargetPath = "//" }, "root"},
 		{"target path must not contain NUL", func(r *req) { r.TargetPath = "/var/lib\x00/kubelet" }, "absolute"},
 		{"capability is required", func(r *req) { r.VolumeCapability = nil }, "capability"},
 		{"a capability without access type is no mount", func(r *req) { r.VolumeCapability.AccessType = nil }, "must be a mount"},
@@ -310,7 +315,12 @@ func TestVolumeStats(t *testing.T) {
 	dir := t.TempDir()
 	fresh := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	volumes := &volume.Memory{}
-	client := csi.NewNodeClient(dial(t, &node.Server{Volumes: volumes}))
+	client := csi.NewNodeClient(dial(t, &node.Server{Volumes: volumes, Mounted: func(path string) (uint64, error) {
+		if path != dir {
+			return 0, nil
+		}
+		return 7, nil
+	}}))
 	put := func(rec volume.Record) {
 		t.Helper()
 		if err := volumes.Put(rec); err != nil {
@@ -320,8 +330,9 @@ func TestVolumeStats(t *testing.T) {
 	stats := func(id, path string) (*csi.NodeGetVolumeStatsResponse, error) {
 		return client.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: id, VolumePath: path})
 	}
-	put(volume.Record{ID: "v", Target: dir, Refreshed: fresh})
-	put(volume.Record{ID: "gone", Target: dir + "/gone"})
+	put(volume.Record{ID: "v", Target: dir, Mount: 7, Refreshed: fresh})
+	put(volume.Record{ID: "gone", Target: dir + "/gone", Mount: 7})
+	put(volume.Record{ID: "covered", Target: dir, Mount: 8})
 	for _, c := range []struct {
 		name, id, path string
 		want           codes.Code
@@ -331,6 +342,7 @@ func TestVolumeStats(t *testing.T) {
 		{"an unknown volume is not found", "w", dir, codes.NotFound},
 		{"a volume elsewhere is not found", "v", "/elsewhere", codes.NotFound},
 		{"a relative path is nobody's", "v", "some/path", codes.NotFound},
+		{"a volume that another mount covers is not found", "covered", dir, codes.NotFound},
 		{"a volume whose directory is gone is not found", "gone", dir + "/gone", codes.NotFound},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -349,7 +361,7 @@ func TestVolumeStats(t *testing.T) {
 	if len(got.Usage) != 2 || got.Usage[0].Unit != csi.VolumeUsage_BYTES || got.Usage[0].Total <= 0 || got.Usage[1].Unit != csi.VolumeUsage_INODES {
 		t.Errorf("usage = %v, want bytes and inodes", got.Usage)
 	}
-	put(volume.Record{ID: "v", Target: dir, Refreshed: fresh, Stale: volume.Staleness{
+	put(volume.Record{ID: "v", Target: dir, Mount: 7, Refreshed: fresh, Stale: volume.Staleness{
 		Since: fresh.Add(time.Hour), Failures: 3, Reason: "Unavailable", Message: "store is down",
 	}})
 	got, err = stats("v", dir)
@@ -359,6 +371,44 @@ func TestVolumeStats(t *testing.T) {
 	const stale = "stale since 2026-01-02T04:04:05Z (Unavailable, 3 failures in a row; last success 2026-01-02T03:04:05Z): store is down"
 	if abnormal, message := condition(t, got); !abnormal || message != stale {
 		t.Errorf("condition = %v, %q; want abnormal, %q", abnormal, message, stale)
+	}
+}
+
+func TestVolumeStatsCountWhatTheFileSystemHolds(t *testing.T) {
+	const size, inodes = 1 << 20, 64
+	mounts, err := tmpfs.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := filepath.Join(t.TempDir(), "volume")
+	id, _, err := mounts.Mount(target, tmpfs.Options{Size: size, Inodes: inodes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := mounts.Unmount(target); err != nil {
+			t.Error(err)
+		}
+	})
+	held := int64(5 * os.Getpagesize())
+	if err := os.WriteFile(filepath.Join(target, "file"), make([]byte, held), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	volumes := &volume.Memory{}
+	if err := volumes.Put(volume.Record{ID: "v", Target: target, Mount: id}); err != nil {
+		t.Fatal(err)
+	}
+	s := &node.Server{Volumes: volumes, Mounted: mounts.Mounted}
+	got, err := s.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: "v", VolumePath: target})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []*csi.VolumeUsage{
+		{Unit: csi.VolumeUsage_BYTES, Total: size, Used: held, Available: size - held},
+		{Unit: csi.VolumeUsage_INODES, Total: inodes, Used: 2, Available: inodes - 2}, // the root and the file
+	}
+	if diff := cmp.Diff(want, got.Usage, protocmp.Transform()); diff != "" {
+		t.Errorf("usage (-want +got):\n%s", diff)
 	}
 }
 

@@ -89,7 +89,7 @@ func checkVolume(id, what, path string) error {
 		return fmt.Errorf("volume ID is longer than %d bytes", maxIDLength)
 	case path == "":
 		return fmt.Errorf("%s is missing", what)
-	case path == "/":
+	case filepath.Clean(path) == "/":
 		return fmt.Errorf("%s is the root of the file system", what)
 	case !filepath.IsAbs(path) || strings.ContainsRune(path, 0) || slices.Contains(strings.Split(path, "/"), ".."):
 		return fmt.Errorf("%s %q must be absolute and without %q", what, path, "..")

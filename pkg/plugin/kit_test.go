@@ -3,6 +3,7 @@ package plugin_test
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -40,7 +41,7 @@ func says(content string) provider.Provider {
 	return fetch(func(context.Context, *provider.Request) (*provider.Bundle, error) {
 		return &provider.Bundle{
 			Files:    []provider.File{{Path: "file", Mode: 0o644, Data: secret.New([]byte(content))}},
-			Versions: provider.Versions{"object": content},
+			Versions: provider.Versions{"object": fmt.Sprintf("%d %.8s", len(content), content)},
 		}, nil
 	})
 }

@@ -83,7 +83,7 @@ func (n *notifications) Changes(_ *keymountv1.ChangesRequest, stream grpc.Server
 	})
 	switch {
 	case n.ending.Err() != nil:
-		return status.Error(codes.Unavailable, "the provider is shutting down")
+		return status.Error(codes.Canceled, "the provider is shutting down")
 	case err == nil:
 		return nil
 	default:

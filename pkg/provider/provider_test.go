@@ -31,6 +31,7 @@ func TestABundleIsValidatedWholly(t *testing.T) {
 		{"no versions", &provider.Bundle{Files: file("a")}, "missing object versions"},
 		{"an object without an ID", &provider.Bundle{Versions: provider.Versions{"": "1"}}, "without an object ID"},
 		{"a version may be unknown", &provider.Bundle{Versions: provider.Versions{"o": ""}}, ""},
+		{"versions beyond what is worth remembering", &provider.Bundle{Versions: provider.Versions{"o": strings.Repeat("v", 512<<10)}}, "at most"},
 		{"files", &provider.Bundle{Versions: versions, Files: file("a", "b/c", "b/d")}, ""},
 		{"no files at all", &provider.Bundle{Versions: versions}, ""},
 		{"a path that climbs", &provider.Bundle{Versions: versions, Files: file("../a")}, `"../a"`},

@@ -8,6 +8,9 @@ import (
 	"github.com/keymount/keymount/pkg/atomicdir"
 )
 
+// maxVersions bounds what is remembered of a volume.
+const maxVersions = 512 << 10
+
 // Validate checks everything that the driver relies on in a fetched bundle:
 // that it names at least one object version, and that its files can stand
 // together in one directory. The error says what is wrong and never shows
@@ -19,10 +22,15 @@ func (b *Bundle) Validate() error {
 	case len(b.Versions) == 0:
 		return errors.New("missing object versions")
 	}
-	for id := range b.Versions {
+	size := 0
+	for id, version := range b.Versions {
 		if id == "" {
 			return errors.New("an object version without an object ID")
 		}
+		size += len(id) + len(version)
+	}
+	if size > maxVersions {
+		return fmt.Errorf("object IDs and versions of %d bytes, want at most %d", size, maxVersions)
 	}
 	if b.Unchanged {
 		return nil

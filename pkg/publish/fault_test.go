@@ -51,6 +51,10 @@ func faults() []fault {
 		{"another mount covers the target during the fetch", func(w *world) {
 			w.during(stepFetch, func() { _ = unix.Mount("other", w.target, "tmpfs", 0, "") })
 		}, nil},
+		{"the mount cannot be looked at after the write", func(w *world) {
+			w.during(stepOpen, func() { w.breaks(stepMounted, errFault) })
+		}, errFault},
+		{"the mount cannot be opened", breaking(stepOpen, errFault), errFault},
 		{"the record cannot be stored", breaking(stepPut, errFault), errFault},
 	}
 	for code := codes.Canceled; code <= codes.Unauthenticated; code++ {
@@ -153,7 +157,7 @@ func (w *world) mustServeOneGeneration(f fault) {
 			w.t.Fatal(err)
 		}
 		w.mustHold(map[string]string{"password": "first"})
-	case "the record cannot be stored":
+	case "the record cannot be stored", "the mount cannot be looked at after the write":
 		w.mustHold(map[string]string{"password": "second"})
 	default:
 		w.mustHold(map[string]string{"password": "first"})
@@ -292,6 +296,50 @@ func TestATargetThatIsNotOursNeverCountsAsPublished(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.mustBeGone()
+		})
+	}
+}
+
+// What a running pod holds is never taken away by a publish that fails.
+func TestAPublishThatFailsNeverUnmountsAPod(t *testing.T) {
+	must := func(t *testing.T, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := map[string]string{"password": "first"}
+	for _, c := range []struct {
+		name    string
+		prepare func(t *testing.T, w *world)
+	}{
+		{"while its mount cannot be looked at", func(_ *testing.T, w *world) { w.breaks(stepMounted, errFault) }},
+		{"while another mount covers it", func(t *testing.T, w *world) {
+			must(t, unix.Mount("other", w.target, "tmpfs", 0, ""))
+		}},
+		{"while its record is lost", func(t *testing.T, w *world) { must(t, w.volumes.Delete("csi-1")) }},
+		{"while its record is lost and its class is gone", func(t *testing.T, w *world) {
+			must(t, w.volumes.Delete("csi-1"))
+			w.breaks(stepClass, class.ErrNotFound)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.mustPublish()
+			mount, err := w.mounts.Mounted(w.target)
+			must(t, err)
+			c.prepare(t, w)
+			w.breaks(stepFetch, provider.ErrUnavailable)
+			_, err = w.publish()
+			check(t, err, nil)
+			w.mustHold(old)
+			if now, err := w.mounts.Mounted(w.target); err != nil || now != mount {
+				t.Errorf("Mounted = %v, %v; want the pod's mount %v", now, err, mount)
+			}
+			w.repair()
+			w.mustPublish()
+			w.mustHold(old)
+			w.mustBePublished()
 		})
 	}
 }

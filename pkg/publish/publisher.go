@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/keymount/keymount/pkg/provider"
-	"github.com/keymount/keymount/pkg/tmpfs"
 	"github.com/keymount/keymount/pkg/volume"
 )
 
@@ -34,8 +32,7 @@ type Publisher interface {
 // A Result tells what a call did to a volume.
 type Result struct {
 	Outcome Outcome
-	Record  volume.Record   // the volume as it is now
-	Files   []provider.File // what was fetched; nil unless Outcome is Created or Rotated
+	Record  volume.Record // the volume as it is now
 }
 
 // An Outcome is the case in which a call ended without error.
@@ -62,19 +59,3 @@ func (e *StaleError) Error() string {
 
 // Unwrap returns the cause of the last failure.
 func (e *StaleError) Unwrap() error { return e.Err }
-
-// A Mounter provides the memory file system of a volume. It is safe for
-// concurrent use on different targets.
-type Mounter interface {
-	// Mounted returns the identity of the mount at target, which no other
-	// mount of this boot has; zero if nothing is mounted there.
-	Mounted(target string) (uint64, error)
-	// Mount makes sure that target is exactly one memory file system with the
-	// options, and returns its identity. It creates the directory, keeps a
-	// memory file system that is already there with its files, and removes
-	// any other mount. On error neither a new mount nor a new directory is left.
-	Mount(target string, opts tmpfs.Options) (uint64, error)
-	// Unmount removes every mount at target, lazily as the last resort, and
-	// the directory. Gone is success.
-	Unmount(target string) error
-}

@@ -42,7 +42,7 @@ func (s *Schedule) refreshed(now time.Time, interval time.Duration, group string
 		due = now.Add(minGap)
 	}
 	if !b.Lease.Expires.IsZero() {
-		renew := now.Add(max(minGap, b.Lease.Expires.Sub(now)*2/3))
+		renew := now.Add(max(minGap, b.Lease.Expires.Sub(now)/3*2))
 		if due.IsZero() || renew.Before(due) {
 			due = renew
 		}

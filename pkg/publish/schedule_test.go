@@ -68,6 +68,9 @@ func TestRefreshed(t *testing.T) {
 		{"a time that has passed is not a busy loop", &Schedule{}, time.Minute, provider.Bundle{Refresh: base.Add(-time.Hour)}, base.Add(minGap)},
 		{"a lease is renewed at two thirds", &Schedule{}, time.Hour, provider.Bundle{Lease: provider.Lease{ID: "l", Expires: base.Add(3 * time.Minute)}}, base.Add(2 * time.Minute)},
 		{"a lease is renewed where the class says never", &Schedule{}, 0, provider.Bundle{Lease: provider.Lease{ID: "l", Expires: base.Add(3 * time.Minute)}}, base.Add(2 * time.Minute)},
+		{"a lease without an end is no reason to refresh", &Schedule{}, time.Minute, provider.Bundle{
+			Refresh: base.Add(time.Hour), Lease: provider.Lease{ID: "l", Expires: time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)},
+		}, base.Add(time.Hour)},
 		{"a lease that has ended is not a busy loop", &Schedule{}, 0, provider.Bundle{Lease: provider.Lease{ID: "l", Expires: base.Add(-time.Minute)}}, base.Add(minGap)},
 	} {
 		t.Run(c.name, func(t *testing.T) {

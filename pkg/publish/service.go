@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -18,9 +16,6 @@ import (
 // ErrConflict: the volume is published, but not as the call describes it.
 var ErrConflict = errors.New("the volume is published differently")
 
-// releaseTimeout bounds the best effort to give a lease back.
-const releaseTimeout = 10 * time.Second
-
 // A Config says what a Service works with.
 type Config struct {
 	Classes   class.Source
@@ -30,8 +25,8 @@ type Config struct {
 
 	Schedule *Schedule     // nil: volumes are never refreshed
 	Limits   tmpfs.Options // of each volume; Group comes from the volume
-	// AttributesWin lets the pod's volume attributes override parameters of
-	// the class, as drivers before this one do.
+	// AttributesWin lets the pod's volume attributes override and extend the
+	// parameters of the class, as drivers before this one do.
 	AttributesWin bool
 }
 
@@ -51,6 +46,7 @@ func New(config Config) *Service {
 }
 
 // Close waits for releases of leases that are in progress; they are bounded.
+// No call may be in progress or follow.
 func (s *Service) Close() { s.releases.Wait() }
 
 // Publish implements Publisher.
@@ -88,9 +84,6 @@ func (s *Service) Refresh(ctx context.Context, id volume.ID) (Result, error) {
 		gone := fmt.Errorf("volume %s: nothing is mounted at %s: %w", id, rec.Target, volume.ErrNotFound)
 		return Result{}, errors.Join(gone, s.forget(ctx, rec))
 	}
-	if err := s.mustBeMounted(rec.Target, rec.Mount); err != nil {
-		return s.stale(ctx, rec, 0, err)
-	}
 	if s.mustWait(rec) {
 		s.bearers.await(id)
 		rec.Due = s.started.Add(bearerGrace)
@@ -126,7 +119,7 @@ func (s *Service) forget(ctx context.Context, rec volume.Record) error {
 }
 
 // recall returns the record of a volume that is published: the record of a
-// mount that has gone, or that another mount covers, does not count.
+// mount that is gone, or that another mount covers, does not count.
 func (s *Service) recall(v volume.Volume) (rec volume.Record, published bool, err error) {
 	rec, ok := s.Volumes.Get(v.ID)
 	if !ok {
@@ -134,8 +127,12 @@ func (s *Service) recall(v volume.Volume) (rec volume.Record, published bool, er
 	}
 	mount, err := s.Mounts.Mounted(rec.Target)
 	switch {
-	case err != nil || mount == 0 || mount != rec.Mount:
-		return rec, false, nil // a mount that cannot be looked at is replaced by create
+	case errors.Is(err, tmpfs.ErrCorrupted):
+		return rec, false, nil
+	case err != nil:
+		return rec, false, fmt.Errorf("volume %s: look at %s: %w", v.ID, rec.Target, err)
+	case mount == 0 || mount != rec.Mount:
+		return rec, false, nil
 	case rec.Target != v.Target:
 		return rec, false, fmt.Errorf("volume %s is mounted at %s and cannot be mounted at %s as well: %w", v.ID, rec.Target, v.Target, ErrConflict)
 	case rec.Class != v.Class || rec.Pod.UID != v.Pod.UID:
@@ -154,106 +151,128 @@ func (s *Service) mustWait(rec volume.Record) bool {
 	return rec.Secretive && s.bearers.of(rec.ID).empty() && time.Since(s.started) < bearerGrace
 }
 
-// create publishes a volume for the first time, or leaves nothing. A mount
-// that already holds a generation of files belongs to a pod that may be
-// running, from before this driver's records: it is taken over, and on failure
-// it is left as it was, with an error.
+// create publishes a volume for the first time, or leaves nothing. A memory
+// file system that is there already, with something in it, belongs to a pod
+// that may be running, from before this driver's records: it is taken over,
+// and on failure it is left as it was, with an error.
 func (s *Service) create(ctx context.Context, v volume.Volume) (Result, error) {
-	takeover, err := s.holdsFiles(v)
-	if err != nil {
+	if err := s.mustBeFree(v); err != nil {
 		return Result{}, err
 	}
-	res, err := s.fill(ctx, v)
-	switch {
-	case err == nil:
-		s.bearers.bring(v)
-		return res, nil
-	case takeover:
-		return Result{}, fmt.Errorf("volume %s: keeping what %s already holds: %w", v.ID, v.Target, err)
-	}
-	s.bearers.forget(v.ID)
-	return Result{}, errors.Join(err, s.Mounts.Unmount(v.Target), s.Volumes.Delete(v.ID))
-}
-
-// holdsFiles reports whether a mount at the volume's target holds a generation
-// of files. It refuses the mount of another volume.
-func (s *Service) holdsFiles(v volume.Volume) (bool, error) {
-	mount, _ := s.Mounts.Mounted(v.Target) // one that cannot be looked at cannot be kept
-	if mount == 0 {
-		return false, nil
-	}
-	for _, other := range s.Volumes.List() {
-		if other.ID != v.ID && other.Target == v.Target && other.Mount == mount {
-			return false, fmt.Errorf("volume %s: %s is the mount of volume %s: %w", v.ID, v.Target, other.ID, ErrConflict)
-		}
-	}
-	_, err := os.Lstat(filepath.Join(v.Target, "..data"))
-	return err == nil, nil
-}
-
-// fill mounts a volume, writes its files, and remembers it.
-func (s *Service) fill(ctx context.Context, v volume.Volume) (Result, error) {
 	src, err := s.source(ctx, v.Class)
 	if err != nil {
 		return Result{}, err
 	}
 	limits := s.Limits
 	limits.Group = v.Group
-	mount, err := s.Mounts.Mount(v.Target, limits) // before the fetch: old plugins write into it
+	mount, kept, err := s.Mounts.Mount(v.Target, limits) // before the fetch: old plugins write into it
 	if err != nil {
 		return Result{}, fmt.Errorf("mount %s: %w", v.Target, err)
 	}
-	bundle, err := s.fetch(ctx, src, v, provider.Held{})
-	if err != nil {
-		return Result{}, err
+	inUse := kept && s.holdsFiles(v.Target, mount) == nil
+	rec, err := s.newRecord(ctx, v, mount)
+	if err == nil {
+		var res Result
+		if res, err = s.renew(ctx, src, rec, bearer{v.Tokens, v.Credentials}); err == nil {
+			s.bearers.bring(v)
+			res.Outcome = Created
+			return res, nil
+		}
 	}
-	if _, err := s.write(v, mount, provider.Held{}, bundle); err != nil {
-		s.release(ctx, src.class.Provider, bundle.Lease)
-		return Result{}, err
+	if inUse {
+		return Result{}, fmt.Errorf("volume %s: keeping what %s already holds: %w", v.ID, v.Target, err)
 	}
-	now := time.Now()
-	rec := volume.Record{
-		ID: v.ID, Target: v.Target, Mount: mount,
-		Class: v.Class, Pod: v.Pod, Attributes: v.Attributes, Group: v.Group,
-		Published: now,
-	}
-	s.refreshed(&rec, src, v, bundle, now)
-	if err := s.Volumes.Put(rec); err != nil {
-		s.release(ctx, src.class.Provider, bundle.Lease)
-		return Result{}, fmt.Errorf("remember volume %s: %w", v.ID, err)
-	}
-	return Result{Outcome: Created, Record: rec, Files: bundle.Files}, nil
+	return Result{}, errors.Join(err, s.Mounts.Unmount(v.Target), s.forget(ctx, rec))
 }
 
-// refresh brings a published volume up to date.
+// mustBeFree refuses to publish into the mount of another volume.
+func (s *Service) mustBeFree(v volume.Volume) error {
+	mount, _ := s.Mounts.Mounted(v.Target) // one that cannot be looked at is nobody's; Mount removes it
+	if mount == 0 {
+		return nil
+	}
+	for _, other := range s.Volumes.List() {
+		if other.ID != v.ID && other.Target == v.Target && other.Mount == mount {
+			return fmt.Errorf("volume %s: %s is the mount of volume %s: %w", v.ID, v.Target, other.ID, ErrConflict)
+		}
+	}
+	return nil
+}
+
+// newRecord returns the record to begin with: the one of the very mount if
+// there is one, which another mount covered. That of a mount that is gone is
+// dropped.
+func (s *Service) newRecord(ctx context.Context, v volume.Volume, mount uint64) (volume.Record, error) {
+	fresh := volume.Record{
+		ID: v.ID, Target: v.Target, Mount: mount,
+		Class: v.Class, Pod: v.Pod, Attributes: v.Attributes, Group: v.Group,
+		Published: time.Now(),
+	}
+	known, ok := s.Volumes.Get(v.ID)
+	switch {
+	case !ok:
+		return fresh, nil
+	case known.Mount == mount && known.Target == v.Target:
+		return known, nil
+	default:
+		return fresh, s.forget(ctx, known)
+	}
+}
+
+// refresh brings a published volume up to date, or leaves it as it was and
+// notes why.
 func (s *Service) refresh(ctx context.Context, rec volume.Record) (Result, error) {
 	src, err := s.source(ctx, rec.Class)
 	if err != nil {
 		return s.stale(ctx, rec, 0, err)
 	}
-	b := s.bearers.of(rec.ID)
-	v := volume.Volume{
-		ID: rec.ID, Target: rec.Target, Class: rec.Class, Pod: rec.Pod, Attributes: rec.Attributes, Group: rec.Group,
-		Tokens: b.tokens, Credentials: b.credentials,
-	}
-	held := src.held(rec)
-	bundle, err := s.fetch(ctx, src, v, held)
+	res, err := s.renew(ctx, src, rec, s.bearers.of(rec.ID))
 	if err != nil {
 		return s.stale(ctx, rec, src.interval, err)
 	}
-	changed, err := s.write(v, rec.Mount, held, bundle)
+	return res, nil
+}
+
+// renew brings the content of a mounted volume up to date and remembers it.
+func (s *Service) renew(ctx context.Context, src source, rec volume.Record, b bearer) (Result, error) {
+	held := src.held(rec)
+	rec.Secretive = !b.empty()
+	bundle, err := s.fetch(ctx, src, rec, b, held)
 	if err != nil {
-		if bundle.Lease.ID != held.Lease.ID {
+		return Result{}, err
+	}
+	changed, err := s.keep(ctx, src, &rec, held, bundle)
+	if err != nil {
+		if bundle != nil && bundle.Lease.ID != held.Lease.ID {
 			s.release(ctx, src.class.Provider, bundle.Lease)
 		}
-		return s.stale(ctx, rec, src.interval, err)
+		return Result{}, err
 	}
-	s.refreshed(&rec, src, v, bundle, time.Now())
-	if err := s.Volumes.Put(rec); err != nil {
-		return s.stale(ctx, rec, src.interval, fmt.Errorf("remember volume %s: %w", rec.ID, err))
+	outcome := Unchanged
+	if changed {
+		outcome = Rotated
 	}
-	if !changed {
-		return Result{Outcome: Unchanged, Record: rec}, nil
+	return Result{Outcome: outcome, Record: rec}, nil
+}
+
+// keep makes the volume hold the bundle, and remembers that.
+func (s *Service) keep(ctx context.Context, src source, rec *volume.Record, held provider.Held, bundle *provider.Bundle) (changed bool, err error) {
+	if err := context.Cause(ctx); errors.Is(err, ErrUnpublished) {
+		return false, err
 	}
-	return Result{Outcome: Rotated, Record: rec, Files: bundle.Files}, nil
+	if err := bundle.Validate(); err != nil {
+		return false, fmt.Errorf("provider %q: class %s: %w", src.class.Provider, src.class.Name, err)
+	}
+	if changed, err = s.write(*rec, held, bundle); err != nil {
+		return changed, err
+	}
+	now := time.Now()
+	rec.Provider, rec.Revision = src.class.Provider, src.class.Revision
+	rec.Held = provider.Held{Versions: bundle.Versions, Lease: bundle.Lease}
+	rec.Refreshed, rec.Stale = now, volume.Staleness{}
+	rec.Due = s.Schedule.refreshed(now, src.interval, src.group(*rec), bundle)
+	if err := s.Volumes.Put(*rec); err != nil {
+		return changed, fmt.Errorf("remember volume %s: %w", rec.ID, err)
+	}
+	return changed, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -13,8 +14,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/keymount/keymount/pkg/atomicdir"
+	"github.com/keymount/keymount/pkg/class"
 	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/provider/providertest"
 	"github.com/keymount/keymount/pkg/publish"
@@ -32,8 +35,8 @@ func TestPublishMountsTheWholeBundle(t *testing.T) {
 	res := w.mustPublish()
 	w.mustHold(map[string]string{"password": "first", "tls/server/cert.pem": "pem\n"})
 	w.mustBePublished()
-	if res.Outcome != publish.Created || len(res.Files) != 2 || res.Record.Provider != "fake" {
-		t.Errorf("result = %+v, want a created volume with its files", res)
+	if res.Outcome != publish.Created || len(res.Record.Held.Versions) != 2 || res.Record.Provider != "fake" {
+		t.Errorf("result = %+v, want a created volume with two objects", res)
 	}
 	mustHaveMode(t, filepath.Join(w.target, "password"), 0o644, -1)
 	mustHaveMode(t, filepath.Join(w.target, "tls/server/cert.pem"), 0o400, -1)
@@ -53,13 +56,23 @@ func mustHaveMode(t *testing.T, path string, mode fs.FileMode, group int64) {
 	}
 }
 
+// otherGroup is a group that new files do not get by themselves. An ordinary
+// user has none in its namespace, and may not give files away.
+const otherGroup = 4321
+
 func TestTheGroupOfTheVolumeOwnsEveryFileNowAndAfterRotation(t *testing.T) {
 	w := newWorld(t)
 	w.asks(providertest.Object{Name: "password", File: "db/password"})
-	group := int64(os.Getgid()) // the one group that every test user may give away
+	group := int64(otherGroup)
 	v := w.volume()
 	v.Group = &group
-	if _, err := w.service.Publish(t.Context(), v); err != nil {
+	_, err := w.service.Publish(t.Context(), v)
+	if refusal := os.Chown(t.TempDir(), -1, otherGroup); refusal != nil {
+		check(t, err, nil) // refused, rather than published without
+		w.mustBeGone()
+		return
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, value := range []string{"first", "second"} {
@@ -78,10 +91,10 @@ func TestTheAuthorOfTheClassDecides(t *testing.T) {
 	for _, c := range []struct {
 		name          string
 		attributesWin bool
-		want          string
+		want          map[string]string // besides those of the class and of kubelet
 	}{
-		{"the class wins over the pod", false, "class"},
-		{"the pod wins where the flag says so", true, "pod"},
+		{"the pod sets nothing", false, map[string]string{"address": "class"}},
+		{"the pod overrides and extends where the flag says so", true, map[string]string{"address": "pod", "extra": "pod", "providerName": "mock_provider"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -93,12 +106,15 @@ func TestTheAuthorOfTheClassDecides(t *testing.T) {
 			v.Attributes["address"] = "pod"
 			v.Attributes["rotationInterval"] = "1s"
 			v.Attributes["extra"] = "pod"
+			v.Attributes["providerName"] = "mock_provider" // B10 of the upstream driver: it bypassed the provider
 			if _, err := w.service.Publish(t.Context(), v); err != nil {
 				t.Fatal(err)
 			}
 			want := map[string]string{
-				"objects": w.class.Parameters["objects"], "secretProviderClass": "db", "extra": "pod", "address": c.want,
+				"objects": w.class.Parameters["objects"], "secretProviderClass": "db",
+				"csi.storage.k8s.io/ephemeral": "true",
 			}
+			maps.Copy(want, c.want)
 			if diff := cmp.Diff(want, w.asked[0].Parameters); diff != "" {
 				t.Errorf("parameters that the provider saw (-want +got):\n%s", diff)
 			}
@@ -113,7 +129,7 @@ func TestTheAuthorOfTheClassDecides(t *testing.T) {
 func TestARepublishThatIsNotDueAsksNobody(t *testing.T) {
 	w := newWorld(t)
 	before := w.mustPublish()
-	for range 100 {
+	for range 100 { // as fast as they come
 		res := w.mustPublish()
 		if res.Outcome != publish.NotDue || !res.Record.Due.Equal(before.Record.Due) {
 			t.Fatalf("result = %+v, want not due until %v", res, before.Record.Due)
@@ -122,6 +138,66 @@ func TestARepublishThatIsNotDueAsksNobody(t *testing.T) {
 	if got := w.store.Fetches(); got != 1 {
 		t.Errorf("%d fetches for a storm of republishes, want 1", got)
 	}
+}
+
+func TestARepublishOfAStaleVolumeWaitsForItsBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.mustPublish()
+		w.store.Break()
+		if _, err := w.service.Refresh(t.Context(), "csi-1"); err == nil {
+			t.Fatal("a refresh without a store succeeded")
+		}
+		fetches := w.store.Fetches()
+		for range 100 {
+			if res := w.mustPublish(); res.Outcome != publish.NotDue || res.Record.Stale.IsZero() {
+				t.Fatalf("result = %+v, want not due and stale", res)
+			}
+		}
+		if got := w.store.Fetches(); got != fetches {
+			t.Errorf("%d fetches during the backoff, want none", got-fetches)
+		}
+		time.Sleep(6 * time.Second)
+		_, err := w.publish()
+		check(t, err, provider.ErrUnavailable)
+	})
+}
+
+// B2 of the upstream driver: whatever the interval, it fetched at every call
+// of kubelet.
+func TestB2TheIntervalIsHonouredWhateverKubeletsCadence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.sets(class.RotationInterval, "1h")
+		for range 24 * 48 { // a day of calls every 75 s
+			w.mustPublish()
+			time.Sleep(75 * time.Second)
+		}
+		if got := w.store.Fetches(); got < 23 || got > 28 {
+			t.Errorf("%d fetches in 24 h at an interval of 1h, want about 25", got)
+		}
+	})
+}
+
+func TestUnpublishForgetsTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		v := w.volume()
+		v.Tokens = provider.Tokens{"vault": {Value: secret.New([]byte("t"))}}
+		if _, err := w.service.Publish(t.Context(), v); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.service.Unpublish(t.Context(), "csi-1", w.target); err != nil {
+			t.Fatal(err)
+		}
+		w.mustPublish() // the same ID, without a token
+		if _, err := w.service.Refresh(t.Context(), "csi-1"); err != nil {
+			t.Fatal(err)
+		}
+		if last := w.asked[len(w.asked)-1]; len(last.Tokens) != 0 {
+			t.Errorf("the provider got %d tokens of the volume before", len(last.Tokens))
+		}
+	})
 }
 
 func TestRefreshTellsWhatChanged(t *testing.T) {
@@ -135,12 +211,12 @@ func TestRefreshTellsWhatChanged(t *testing.T) {
 		}
 		return res
 	}
-	if res := refresh(); res.Outcome != publish.Unchanged || res.Files != nil {
-		t.Errorf("result = %+v, want unchanged without files", res)
+	if res := refresh(); res.Outcome != publish.Unchanged {
+		t.Errorf("result = %+v, want unchanged", res)
 	}
 	w.store.Put("password", []byte("second"))
-	if res := refresh(); res.Outcome != publish.Rotated || len(res.Files) != 1 {
-		t.Errorf("result = %+v, want rotated with its file", res)
+	if res := refresh(); res.Outcome != publish.Rotated {
+		t.Errorf("result = %+v, want rotated", res)
 	}
 	w.mustHold(map[string]string{"password": "second"})
 	if res := refresh(); res.Outcome != publish.Unchanged {
@@ -158,6 +234,17 @@ func TestAChangedClassIsFetchedAnew(t *testing.T) {
 	mustHaveMode(t, filepath.Join(w.target, "password"), 0o400, -1)
 	if held := w.asked[1].Held; len(held.Versions) != 0 {
 		t.Errorf("the provider was told that the volume holds %v, of another class", held.Versions)
+	}
+	w.mu.Lock()
+	other := *w.class
+	other.Provider, other.Revision = "another", "another"
+	w.class = &other
+	w.mu.Unlock()
+	if _, err := w.service.Refresh(t.Context(), "csi-1"); err != nil {
+		t.Fatal(err)
+	}
+	if held := w.asked[2].Held; len(held.Versions) != 0 || !held.Lease.IsZero() {
+		t.Errorf("the provider was told that the volume holds %+v, of another provider", held)
 	}
 	w.store.Put("user", []byte("u"))
 	w.asks(providertest.Object{Name: "user"})
@@ -269,7 +356,7 @@ func TestAfterARestart(t *testing.T) {
 func TestAVolumeOfAnEarlierDriverIsTakenOver(t *testing.T) {
 	prepare := func(t *testing.T) (w *world, mount uint64) {
 		w = newWorld(t)
-		mount, err := w.mounts.Mount(w.target, w.config.Limits)
+		mount, _, err := w.mounts.Mount(w.target, w.config.Limits)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -414,16 +501,46 @@ func TestALeaseLivesAsLongAsItsVolume(t *testing.T) {
 }
 
 func TestALeaseOfAVolumeThatIsNotPublishedIsGivenBack(t *testing.T) {
-	w := newWorld(t)
-	w.asks()
-	w.sets(providertest.ParameterLease, "role")
-	w.breaks(stepPut, errFault)
-	_, err := w.publish()
-	check(t, err, errFault)
-	w.service.Close()
-	if got := w.store.Leases(); got != 0 {
-		t.Errorf("%d leases after a failed publish, want 0", got)
+	for name, step := range map[string]string{"because it cannot be written": stepOpen, "because it cannot be remembered": stepPut} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.asks()
+			w.sets(providertest.ParameterLease, "role")
+			w.breaks(step, errFault)
+			_, err := w.publish()
+			check(t, err, errFault)
+			w.service.Close()
+			if got := w.store.Leases(); got != 0 {
+				t.Errorf("%d leases after a failed publish, want 0", got)
+			}
+		})
 	}
+	t.Run("because the reply is invalid", func(t *testing.T) {
+		w := newWorld(t)
+		w.asks()
+		w.sets(providertest.ParameterLease, "role")
+		w.breaks(stepReply, errNoVersions)
+		_, err := w.publish()
+		check(t, err, nil)
+		w.service.Close()
+		if got := w.store.Leases(); got != 0 {
+			t.Errorf("%d leases after a failed publish, want 0", got)
+		}
+	})
+	t.Run("because its mount is gone", func(t *testing.T) {
+		w := newWorld(t)
+		w.asks()
+		w.sets(providertest.ParameterLease, "role")
+		w.mustPublish()
+		if err := unix.Unmount(w.target, 0); err != nil {
+			t.Fatal(err)
+		}
+		w.mustPublish()
+		w.service.Close()
+		if got := w.store.Leases(); got != 1 {
+			t.Errorf("%d leases, want that of the new mount only", got)
+		}
+	})
 }
 
 // writesItself is a provider of the old kind, which writes into the target.
@@ -455,6 +572,33 @@ func TestAProviderMayWriteTheFilesItself(t *testing.T) {
 	if res, err := w.service.Refresh(t.Context(), "csi-1"); err != nil || res.Outcome != publish.Unchanged {
 		t.Fatalf("refresh = %+v, %v; want unchanged", res, err)
 	}
+}
+
+// forgetful is a provider of the old kind that returns files once, and then
+// other versions without files.
+type forgetful struct{ calls *int }
+
+func (p forgetful) Fetch(context.Context, *provider.Request) (*provider.Bundle, error) {
+	*p.calls++
+	if *p.calls == 1 {
+		return &provider.Bundle{Versions: provider.Versions{"o": "1"}, Files: []provider.File{{Path: "o", Mode: 0o600, Data: secret.New([]byte("old"))}}}, nil
+	}
+	return &provider.Bundle{Versions: provider.Versions{"o": "2"}, Unchanged: true}, nil
+}
+
+// B30 of the upstream driver: it took the old files for the new ones.
+func TestB30AReplyWithoutFilesNeverPassesOldSecretsForNew(t *testing.T) {
+	w := newWorld(t)
+	calls := 0
+	w.config.Providers = func(string) (provider.Provider, error) { return forgetful{&calls}, nil }
+	w.service = publish.New(w.config)
+	w.mustPublish()
+	_, err := w.service.Refresh(t.Context(), "csi-1")
+	var stale *publish.StaleError
+	if !errors.As(err, &stale) {
+		t.Errorf("refresh = %v, want a *StaleError", err)
+	}
+	w.mustHold(map[string]string{"o": "old"})
 }
 
 func TestAProviderThatWritesNothingPublishesNothing(t *testing.T) {

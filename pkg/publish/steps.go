@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -18,8 +18,12 @@ import (
 	"github.com/keymount/keymount/pkg/volume"
 )
 
-// reserved is the prefix of the volume attributes that kubelet sets.
-const reserved = "csi.storage.k8s.io/"
+const (
+	// reserved is the prefix of the volume attributes that kubelet sets.
+	reserved = "csi.storage.k8s.io/"
+	// classAttribute names the class; plugins have always seen it.
+	classAttribute = "secretProviderClass"
+)
 
 // A source is where the files of a volume come from.
 type source struct {
@@ -62,47 +66,41 @@ func (src source) held(rec volume.Record) provider.Held {
 	}
 }
 
-// group names the volumes that share fetches with v.
-func (src source) group(v volume.Volume) string {
-	return src.class.Provider + "\x00" + src.class.Name.String() + "\x00" + v.Pod.ServiceAccount
+// group names the volumes that share fetches with that of rec.
+func (src source) group(rec volume.Record) string {
+	return src.class.Provider + "\x00" + src.class.Name.String() + "\x00" + rec.Pod.ServiceAccount
 }
 
-// fetch asks the source for the whole content of a volume, and checks it.
-func (s *Service) fetch(ctx context.Context, src source, v volume.Volume, held provider.Held) (*provider.Bundle, error) {
+// fetch asks the source for the whole content of a volume.
+func (s *Service) fetch(ctx context.Context, src source, rec volume.Record, b bearer, held provider.Held) (*provider.Bundle, error) {
 	bundle, err := src.provider.Fetch(ctx, &provider.Request{
 		Class:       src.class.Name.String(),
-		Parameters:  s.parameters(src, v),
-		Pod:         v.Pod,
-		Tokens:      v.Tokens.Live(time.Now()),
-		Credentials: v.Credentials,
+		Parameters:  s.parameters(src, rec),
+		Pod:         rec.Pod,
+		Tokens:      b.tokens.Live(time.Now()),
+		Credentials: b.credentials,
 		Held:        held,
-		Mode:        defaultMode(v),
-		Dir:         v.Target,
+		Mode:        defaultMode(rec),
+		Dir:         rec.Target,
 	})
-	if cause := context.Cause(ctx); cause != nil && errors.Is(cause, ErrUnpublished) {
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, ErrUnpublished) {
 		return nil, cause
 	}
-	if err != nil {
-		return nil, err // names provider and class
-	}
-	if err := bundle.Validate(); err != nil {
-		return nil, fmt.Errorf("provider %q: class %s: %w", src.class.Provider, src.class.Name, err)
-	}
-	return bundle, nil
+	return bundle, err
 }
 
-// parameters joins those of the class with the pod's own attributes.
-func (s *Service) parameters(src source, v volume.Volume) map[string]string {
-	own := src.class.ProviderParameters()
-	joined := maps.Clone(own)
-	for key, value := range v.Attributes {
-		_, taken := own[key]
+// parameters returns those of the class, and what kubelet says of the volume;
+// what it says of the pod is in Request.Pod, so that pods which share a fetch
+// ask for the same. The author of the class decides: what else the author of
+// the pod set is passed on only where AttributesWin.
+func (s *Service) parameters(src source, rec volume.Record) map[string]string {
+	joined := src.class.ProviderParameters()
+	for key, value := range rec.Attributes {
+		kubelets := strings.HasPrefix(key, reserved)
+		ofPod := strings.HasPrefix(key, reserved+"pod.") || strings.HasPrefix(key, reserved+"serviceAccount.")
 		switch {
-		case strings.HasPrefix(key, reserved), key == class.RotationInterval:
-			// Kubelet's attributes are in Request.Pod and Request.Tokens.
-		case taken && !s.AttributesWin:
-			// The author of the class decides, not the author of the pod.
-		default:
+		case ofPod, key == class.RotationInterval:
+		case kubelets, key == classAttribute, s.AttributesWin:
 			joined[key] = value
 		}
 	}
@@ -111,80 +109,81 @@ func (s *Service) parameters(src source, v volume.Volume) map[string]string {
 
 // defaultMode is the mode of files whose object names none: only the pod's
 // group reads them where the pod has one.
-func defaultMode(v volume.Volume) fs.FileMode {
-	if v.Group != nil {
+func defaultMode(rec volume.Record) fs.FileMode {
+	if rec.Group != nil {
 		return 0o640
 	}
 	return 0o644
 }
 
 // write makes the mounted directory hold exactly the bundle, and reports
-// whether anything changed. It looks at the mount before, so that no secret
-// reaches the directory below it, and after, so that success means mounted.
-func (s *Service) write(v volume.Volume, mount uint64, held provider.Held, bundle *provider.Bundle) (changed bool, err error) {
-	if err := s.mustBeMounted(v.Target, mount); err != nil {
-		return false, err
-	}
-	if bundle.Unchanged {
-		changed, err = !bundle.Versions.Equal(held.Versions), mustHoldFiles(v.Target)
-	} else {
-		changed, err = s.writeFiles(v, bundle.Files)
+// whether anything changed. It works on the directory of the mount itself, so
+// that no secret reaches what is below it, and looks at the target again
+// after, so that success means mounted.
+func (s *Service) write(rec volume.Record, held provider.Held, bundle *provider.Bundle) (changed bool, err error) {
+	switch {
+	case !bundle.Unchanged:
+		changed, err = s.writeFiles(rec, bundle.Files)
+	case bundle.Versions.Equal(held.Versions):
+		err = s.holdsFiles(rec.Target, rec.Mount)
+	default: // a plugin of the old kind has written into the target itself
+		changed, err = true, errors.Join(s.holdsFiles(rec.Target, rec.Mount), holdsNoneOfOurs(rec.Target))
 	}
 	if err != nil {
 		return changed, err
 	}
-	return changed, s.mustBeMounted(v.Target, mount)
-}
-
-func (s *Service) mustBeMounted(target string, mount uint64) error {
-	switch now, err := s.Mounts.Mounted(target); {
+	switch mount, err := s.Mounts.Mounted(rec.Target); {
 	case err != nil:
-		return fmt.Errorf("look at %s: %w", target, err)
-	case now != mount:
-		return fmt.Errorf("%s is no longer the mount that was made for the volume", target)
-	}
-	return nil
-}
-
-func (s *Service) writeFiles(v volume.Volume, fetched []provider.File) (changed bool, err error) {
-	files := make([]atomicdir.File, len(fetched))
-	for i, f := range fetched {
-		files[i] = atomicdir.File{Path: f.Path, Mode: f.Mode, Data: f.Data.Reveal()}
-	}
-	changed, err = atomicdir.Write(v.Target, files, &atomicdir.Options{Group: v.Group})
-	switch {
-	case errors.Is(err, unix.ENOSPC):
-		return changed, fmt.Errorf("write to %s: the volume is limited to %d bytes and %d files, and holds two generations while it rotates; raise --tmpfs-size: %w",
-			v.Target, s.Limits.Size, s.Limits.Inodes, err)
-	case err != nil:
-		return changed, fmt.Errorf("write to %s: %w", v.Target, err)
+		return changed, fmt.Errorf("look at %s: %w", rec.Target, err)
+	case mount != rec.Mount:
+		return changed, fmt.Errorf("%s is no longer the mount that was made for the volume", rec.Target)
 	}
 	return changed, nil
 }
 
-// mustHoldFiles refuses an empty directory: a plugin that says it has written
-// the files itself must have done so.
-func mustHoldFiles(target string) error {
-	dir, err := os.Open(target)
+func (s *Service) writeFiles(rec volume.Record, fetched []provider.File) (changed bool, err error) {
+	dir, err := s.Mounts.Open(rec.Target, rec.Mount)
 	if err != nil {
-		return fmt.Errorf("look at %s: %w", target, err)
+		return false, fmt.Errorf("open %s: %w", rec.Target, err)
+	}
+	defer dir.Close()
+	files := make([]atomicdir.File, len(fetched))
+	for i, f := range fetched {
+		files[i] = atomicdir.File{Path: f.Path, Mode: f.Mode, Data: f.Data.Reveal()}
+	}
+	changed, err = atomicdir.WriteIn(dir, files, &atomicdir.Options{Group: rec.Group})
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+		return changed, fmt.Errorf("write to %s: the volume is limited to %d bytes and %d files, and holds two generations while it rotates; raise --tmpfs-size: %w",
+			rec.Target, s.Limits.Size, s.Limits.Inodes, err)
+	case err != nil:
+		return changed, fmt.Errorf("write to %s: %w", rec.Target, err)
+	}
+	return changed, nil
+}
+
+// holdsNoneOfOurs refuses a directory that the driver has filled: a plugin that
+// used to return files and now returns none, of other versions, has not
+// written any, and the old ones must not pass for the new.
+func holdsNoneOfOurs(target string) error {
+	if _, err := os.Lstat(filepath.Join(target, "..data")); err == nil {
+		return fmt.Errorf("the provider returned other versions and no files for %s, whose files it had returned before", target)
+	}
+	return nil
+}
+
+// holdsFiles refuses an empty directory: a plugin that says it has written the
+// files itself must have done so.
+func (s *Service) holdsFiles(target string, mount uint64) error {
+	dir, err := s.Mounts.Open(target, mount)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", target, err)
 	}
 	defer dir.Close()
 	if _, err := dir.Readdirnames(1); err != nil {
 		return fmt.Errorf("the provider returned no files, and has written none into %s", target)
 	}
 	return nil
-}
-
-// refreshed notes in a record that the volume holds the bundle since now.
-func (s *Service) refreshed(rec *volume.Record, src source, v volume.Volume, bundle *provider.Bundle, now time.Time) {
-	rec.Provider = src.class.Provider
-	rec.Revision = src.class.Revision
-	rec.Held = provider.Held{Versions: bundle.Versions, Lease: bundle.Lease}
-	rec.Secretive = !bearer{v.Tokens, v.Credentials}.empty()
-	rec.Refreshed = now
-	rec.Due = s.Schedule.refreshed(now, src.interval, src.group(v), bundle)
-	rec.Stale = volume.Staleness{}
 }
 
 // stale notes that a volume keeps what it held because of err. A call that
@@ -197,12 +196,27 @@ func (s *Service) stale(ctx context.Context, rec volume.Record, interval time.Du
 	}
 	if !errors.Is(context.Cause(ctx), context.Canceled) && !errors.Is(err, ErrUnpublished) {
 		failures := rec.Stale.Failures + 1
-		rec.Stale = volume.Staleness{Since: since, Failures: failures, Reason: provider.Reason(err), Message: err.Error()}
+		rec.Stale = volume.Staleness{Since: since, Failures: failures, Reason: reason(err), Message: err.Error()}
 		rec.Due = s.Schedule.failed(now, interval, failures)
 		err = errors.Join(err, s.Volumes.Put(rec))
 	}
 	return Result{Record: rec}, &StaleError{ID: rec.ID, Since: since, Err: err}
 }
+
+// reason is provider.Reason, which knows no classes.
+func reason(err error) string {
+	switch {
+	case errors.Is(err, class.ErrNotFound):
+		return "NotFound"
+	case errors.Is(err, class.ErrInvalid):
+		return "Invalid"
+	default:
+		return provider.Reason(err)
+	}
+}
+
+// releaseTimeout bounds the best effort to give a lease back.
+const releaseTimeout = 10 * time.Second
 
 // release gives a lease back in the background, as a best effort.
 func (s *Service) release(ctx context.Context, name string, lease provider.Lease) {

@@ -53,6 +53,7 @@ const (
 	stepReply   = "reply"
 	stepMounted = "mounted"
 	stepMount   = "mount"
+	stepOpen    = "open"
 	stepUnmount = "unmount"
 	stepPut     = "put"
 	stepDelete  = "delete"
@@ -317,11 +318,18 @@ func (m worldMounts) Mounted(target string) (uint64, error) {
 	return m.w.mounts.Mounted(target)
 }
 
-func (m worldMounts) Mount(target string, o tmpfs.Options) (uint64, error) {
+func (m worldMounts) Mount(target string, o tmpfs.Options) (id uint64, kept bool, err error) {
 	if err := m.w.step(stepMount); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	return m.w.mounts.Mount(target, o)
+}
+
+func (m worldMounts) Open(target string, id uint64) (*os.File, error) {
+	if err := m.w.step(stepOpen); err != nil {
+		return nil, err
+	}
+	return m.w.mounts.Open(target, id)
 }
 
 func (m worldMounts) Unmount(target string) error {

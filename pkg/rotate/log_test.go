@@ -34,7 +34,10 @@ func TestLogsOneLineForEachTurn(t *testing.T) {
 	})
 	klog.Flush()
 	lines := strings.Split(strings.TrimSpace(log.String()), "\n")
-	want := []string{`"Volume is stale: it keeps what it holds" volume="a"`, `"Volume is up to date again" volume="a"`}
+	want := []string{
+		`"Volume is stale: it keeps what it holds" volume="a" pod="" class="/" since="2000-01-01T00:00:01Z" reason="Unavailable"`,
+		`"Volume is up to date again" volume="a"`,
+	}
 	if len(lines) != len(want) {
 		t.Fatalf("log:\n%s\nwant %d lines", log.String(), len(want))
 	}

@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/keymount/keymount/pkg/publish"
@@ -55,13 +56,12 @@ func (r *Rotator) follow(id volume.ID) {
 			r.queue.forget(it)
 		}
 	case !queued:
-		r.add(rec, rec.Due)
-	default:
-		it.stale = !rec.Stale.IsZero()
-		if !it.hastened && rec.Due.After(time.Now()) { // if it is overdue, its turn is set
-			it.failures = 0
-			r.queue.put(it, rec.Due)
-		}
+		r.queue.put(rec, rec.Due)
+	case rec.Due.After(time.Now()) && (!it.hastened || rec.Due.Before(it.due)):
+		it.failures = 0
+		r.queue.put(rec, rec.Due)
+	default: // its turn is set
+		r.queue.put(rec, it.due)
 	}
 	r.mu.Unlock()
 	r.signal()
@@ -72,27 +72,56 @@ func (r *Rotator) follow(id volume.ID) {
 
 // DueNow makes the volumes whose record matches due at once: their class
 // changed, or their backend said so. One that is being refreshed is refreshed
-// again right after.
+// again after that. However often it is called, there is one refresh of a
+// volume in a second: the first call's at once, and one that serves all the
+// others a second later.
 func (r *Rotator) DueNow(match func(volume.Record) bool) {
 	now := time.Now()
-	for _, rec := range r.store.List() {
-		if match(rec) {
-			r.hasten(rec, now)
-		}
+	for _, rec := range r.matching(match) {
+		r.hasten(rec, now)
 	}
 	r.signal()
 }
 
-// hasten makes one volume due at once.
-func (r *Rotator) hasten(rec volume.Record, now time.Time) {
+// DueFrom makes the volumes whose record matches due one after another from
+// start on, spread like those that are overdue when Run starts. Those that
+// are due earlier stay so.
+func (r *Rotator) DueFrom(start time.Time, match func(volume.Record) bool) {
+	records := r.matching(match)
+	sortByDue(records)
+	gap := r.opts.gap(len(records))
+	for i, rec := range records {
+		r.hasten(rec, start.Add(time.Duration(i)*gap))
+	}
+	r.signal()
+}
+
+// matching returns the records that match.
+func (r *Rotator) matching(match func(volume.Record) bool) []volume.Record {
+	return slices.DeleteFunc(r.store.List(), func(rec volume.Record) bool { return !match(rec) })
+}
+
+// hasten makes one volume due at a time, unless it is due earlier.
+func (r *Rotator) hasten(rec volume.Record, due time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	it, queued := r.queue.items[rec.ID]
 	switch {
 	case !queued:
-		r.add(rec, now)
+		it = r.queue.put(rec, due)
 	case !it.taken():
-		r.queue.put(it, now)
+		if due = it.soonest(due); due.Before(it.due) {
+			r.queue.put(rec, due)
+		}
 	}
-	r.queue.items[rec.ID].hastened = true
+	it.hastened = true
+}
+
+// soonest returns the earliest time from due on at which the volume may be
+// made due.
+func (it *item) soonest(due time.Time) time.Time {
+	if allowed := it.began.Add(minGap); allowed.After(due) {
+		return allowed
+	}
+	return due
 }

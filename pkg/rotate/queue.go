@@ -8,71 +8,115 @@ import (
 )
 
 // An item is a volume that is refreshed from time to time. It is in line for
-// its due time, or a worker has it.
+// its due time, or it is being refreshed.
 type item struct {
 	id    volume.ID
 	due   time.Time
-	place int // in the heap; out if a worker has it
+	lane  *lane
+	place int // in the lane's line; out while it is being refreshed
 
-	// hastened: due at once whatever the record says, until it is taken.
+	// hastened: due whatever the record says, until it is taken.
 	hastened bool
-	// observed: a call from outside ended since a worker took it.
+	// observed: a call from outside ended since it was taken.
 	observed bool
 
-	failures int  // in a row, that the record does not know
-	stale    bool // as in the record, when last seen
+	began    time.Time // when it was last taken
+	failures int       // in a row, that the record does not know
+	stale    bool      // as in the record, when last seen
 }
 
 const out = -1
 
-// taken reports whether a worker has the item.
+// taken reports whether the item is being refreshed.
 func (it *item) taken() bool { return it.place == out }
 
-// A queue holds one item for each volume, and those that are in line ordered
-// by due time.
-type queue struct {
-	items map[volume.ID]*item
-	line  line
+// A laneKey is what the volumes of a lane have in common. Stale ones keep to
+// themselves: those that one class made hang do not delay the others.
+type laneKey struct {
+	provider string
+	stale    bool
 }
 
-// item returns the item of that ID, a new one if there is none. A new one is
-// not in line: the caller puts it there.
-func (q *queue) item(id volume.ID) *item {
-	it, ok := q.items[id]
-	if !ok {
-		it = &item{id: id, place: out}
-		q.items[id] = it
+// A lane is volumes that wait for one another, and for nobody else.
+type lane struct {
+	key     laneKey
+	line    line
+	running int // items that are taken
+}
+
+// A queue holds one item for each volume, and those that are in line ordered
+// by due time in each lane.
+type queue struct {
+	width int // how many items of a lane are taken at most
+	items map[volume.ID]*item
+	lanes map[laneKey]*lane // those that are not empty
+}
+
+func newQueue(width int) queue {
+	return queue{width: width, items: make(map[volume.ID]*item), lanes: make(map[laneKey]*lane)}
+}
+
+// put lines the volume up for its due time, in the lane of its record. What
+// is queued of it already moves there.
+func (q *queue) put(rec volume.Record, due time.Time) *item {
+	it, queued := q.items[rec.ID]
+	if queued {
+		q.leave(it)
+	} else {
+		it = &item{id: rec.ID}
+		q.items[rec.ID] = it
 	}
+	it.due, it.stale = due, !rec.Stale.IsZero()
+	key := laneKey{rec.Provider, it.stale}
+	it.lane = q.lanes[key]
+	if it.lane == nil {
+		it.lane = &lane{key: key}
+		q.lanes[key] = it.lane
+	}
+	heap.Push(&it.lane.line, it)
 	return it
 }
 
-// put moves the item to its due time, into the line if it was out.
-func (q *queue) put(it *item, due time.Time) {
-	it.due = due
-	if it.taken() {
-		heap.Push(&q.line, it)
-		return
-	}
-	heap.Fix(&q.line, it.place)
-}
-
-// take returns the item that is due at now, and puts it out of the line; or
-// nil and how long to wait until one is, at most limit.
+// take returns an item that is due at now and whose lane has room, and puts it
+// out of the line; or nil and how long to wait until there is one, at most
+// limit.
 func (q *queue) take(now time.Time, limit time.Duration) (*item, time.Duration) {
-	if len(q.line) == 0 {
+	var first *lane
+	for _, l := range q.lanes { // two for each provider in use
+		switch {
+		case len(l.line) == 0 || l.running >= q.width:
+		case first == nil || l.line[0].due.Before(first.line[0].due):
+			first = l
+		}
+	}
+	if first == nil {
 		return nil, limit
 	}
-	if wait := q.line[0].due.Sub(now); wait > 0 {
+	if wait := first.line[0].due.Sub(now); wait > 0 {
 		return nil, min(wait, limit)
 	}
-	return heap.Pop(&q.line).(*item), 0
+	it := heap.Pop(&first.line).(*item)
+	first.running++
+	it.began, it.hastened = now, false
+	return it, 0
 }
 
 // forget removes the item.
 func (q *queue) forget(it *item) {
 	delete(q.items, it.id)
-	if !it.taken() {
-		heap.Remove(&q.line, it.place)
+	q.leave(it)
+}
+
+// leave takes the item out of its lane.
+func (q *queue) leave(it *item) {
+	l := it.lane
+	if it.taken() {
+		l.running--
+	} else {
+		heap.Remove(&l.line, it.place)
+	}
+	if l.running == 0 && len(l.line) == 0 {
+		delete(q.lanes, l.key)
 	}
 }
 

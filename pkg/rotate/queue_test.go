@@ -11,10 +11,10 @@ import (
 // BenchmarkQueue takes the first of 2,000 volumes and puts it back.
 func BenchmarkQueue(b *testing.B) {
 	const n = 2000
-	q := queue{items: make(map[volume.ID]*item)}
+	q := newQueue(1)
 	now := time.Now()
 	for i := range n {
-		q.put(q.item(volume.ID(fmt.Sprint(i))), now.Add(time.Duration(i*7919%n)*time.Second))
+		q.put(volume.Record{ID: volume.ID(fmt.Sprint(i)), Provider: fmt.Sprint(i % 4)}, now.Add(time.Duration(i*7919%n)*time.Second))
 	}
 	b.ReportAllocs()
 	for b.Loop() {
@@ -22,6 +22,6 @@ func BenchmarkQueue(b *testing.B) {
 		if it == nil {
 			b.Fatal("nothing is due")
 		}
-		q.put(it, now.Add(time.Duration(int(it.due.Sub(now)/time.Second)*31%n)*time.Second))
+		q.put(volume.Record{ID: it.id, Provider: it.lane.key.provider}, now.Add(time.Duration(int(it.due.Sub(now)/time.Second)*31%n)*time.Second))
 	}
 }

@@ -24,21 +24,28 @@ const (
 	minBackoff = time.Second
 	maxBackoff = 5 * time.Minute
 
+	// minGap is the time between two refreshes of a volume that is made due
+	// again and again.
+	minGap = time.Second
+
 	// glance is how often the due times are compared with the wall clock
 	// although none is near: the clock may have been set.
 	glance = time.Minute
 
-	// spreadPerVolume and maxSpread make the default of Options.Spread.
+	// spreadPerVolume and maxSpread are the default of Options.Spread.
 	spreadPerVolume = 100 * time.Millisecond
 	maxSpread       = 30 * time.Second
 )
 
 // Options adjusts a Rotator. The zero value is ready to use.
 type Options struct {
-	// Workers is how many volumes are refreshed at the same time; 4 if zero.
+	// Workers is how many volumes of one provider are refreshed at the same
+	// time, and as many more of those that are stale; 4 if zero. Providers do
+	// not wait for one another.
 	Workers int
 	// Spread is the time over which the volumes are refreshed that are overdue
-	// when Run starts; if zero, 100ms for each of them, and at most 30s.
+	// when Run starts, or that DueFrom names; if zero, 100ms for each of them,
+	// and at most 30s.
 	Spread time.Duration
 }
 
@@ -49,11 +56,16 @@ func (o *Options) workers() int {
 	return o.Workers
 }
 
-func (o *Options) spread(overdue int) time.Duration {
-	if o == nil || o.Spread <= 0 {
-		return min(maxSpread, time.Duration(overdue)*spreadPerVolume)
+// gap is the time between two of n volumes that are spread.
+func (o *Options) gap(n int) time.Duration {
+	switch {
+	case n == 0:
+		return 0
+	case o == nil || o.Spread <= 0:
+		return min(spreadPerVolume, maxSpread/time.Duration(n))
+	default:
+		return o.Spread / time.Duration(n)
 	}
-	return o.Spread
 }
 
 // A Rotator calls Refresh for each published volume at the due time of its
@@ -77,29 +89,36 @@ func New(pub publish.Publisher, store volume.Store, opts *Options) *Rotator {
 		store: store,
 		opts:  opts,
 		wake:  make(chan struct{}, 1),
-		queue: queue{items: make(map[volume.ID]*item)},
+		queue: newQueue(opts.workers()),
 	}
 }
 
 // Run refreshes volumes until ctx ends: those of the store, those that pass
-// an observer, and those that DueNow names. When ctx ends it cancels the
+// an observer, and those that are made due. When ctx ends it cancels the
 // refreshes in progress, waits for them, and returns nil. It must not be
 // called again before it returns.
 func (r *Rotator) Run(ctx context.Context) error {
 	r.load(time.Now())
-	jobs := make(chan *item)
-	var workers sync.WaitGroup
-	for range r.opts.workers() {
-		workers.Go(func() {
-			for it := range jobs {
+	var refreshes sync.WaitGroup
+	defer refreshes.Wait()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		it, wait := r.take()
+		if it != nil {
+			refreshes.Go(func() {
 				_, err := r.pub.Refresh(ctx, it.id)
 				r.finish(it, err)
-			}
-		})
+			})
+			continue
+		}
+		timer.Reset(wait)
+		select {
+		case <-timer.C:
+		case <-r.wake:
+		case <-ctx.Done():
+		}
 	}
-	r.dispatch(ctx, jobs)
-	close(jobs)
-	workers.Wait()
 	return nil
 }
 
@@ -114,51 +133,28 @@ func (r *Rotator) load(now time.Time) {
 		switch {
 		case queued || rec.Due.IsZero():
 		case rec.Due.After(now):
-			r.add(rec, rec.Due)
+			r.queue.put(rec, rec.Due)
 		default:
 			overdue = append(overdue, rec)
 		}
 	}
-	slices.SortStableFunc(overdue, func(a, b volume.Record) int { return a.Due.Compare(b.Due) })
-	n := len(overdue)
+	sortByDue(overdue)
+	gap := r.opts.gap(len(overdue))
 	for i, rec := range overdue {
-		r.add(rec, now.Add(r.opts.spread(n)/time.Duration(n)*time.Duration(i)))
+		r.queue.put(rec, now.Add(time.Duration(i)*gap))
 	}
 }
 
-// add queues a volume that is not queued. The caller holds mu.
-func (r *Rotator) add(rec volume.Record, due time.Time) {
-	it := r.queue.item(rec.ID)
-	it.stale = !rec.Stale.IsZero()
-	r.queue.put(it, due)
+// sortByDue keeps those together that are due together: they share a fetch.
+func sortByDue(records []volume.Record) {
+	slices.SortStableFunc(records, func(a, b volume.Record) int { return a.Due.Compare(b.Due) })
 }
 
-// dispatch sends each item to a worker when it is due, until ctx ends.
-func (r *Rotator) dispatch(ctx context.Context, jobs chan<- *item) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for ctx.Err() == nil {
-		r.mu.Lock()
-		it, wait := r.queue.take(time.Now(), glance)
-		if it != nil {
-			it.hastened = false
-		}
-		r.mu.Unlock()
-		if it == nil {
-			timer.Reset(wait)
-			select {
-			case <-timer.C:
-			case <-r.wake:
-			case <-ctx.Done():
-			}
-			continue
-		}
-		select {
-		case jobs <- it:
-		case <-ctx.Done():
-			r.finish(it, ctx.Err())
-		}
-	}
+// take returns the item to refresh next, or nil and how long to wait.
+func (r *Rotator) take() (*item, time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.queue.take(time.Now(), glance)
 }
 
 // finish puts an item back in line, at the due time that its record has after
@@ -169,19 +165,18 @@ func (r *Rotator) finish(it *item, err error) {
 	gone := errors.Is(err, volume.ErrNotFound) && !it.observed
 	it.observed = false
 	wasStale := it.stale
-	it.stale = !rec.Stale.IsZero()
 	now := time.Now()
 	switch {
 	case !published || gone || rec.Due.IsZero():
 		r.queue.forget(it)
 	case it.hastened:
-		r.queue.put(it, now)
+		r.queue.put(rec, it.soonest(now))
 	case scheduled(err) && rec.Due.After(now):
 		it.failures = 0
-		r.queue.put(it, rec.Due)
+		r.queue.put(rec, rec.Due)
 	default:
 		it.failures++
-		r.queue.put(it, now.Add(backoff(it.failures)))
+		r.queue.put(rec, now.Add(backoff(it.failures)))
 	}
 	r.mu.Unlock()
 	r.signal()
@@ -205,7 +200,7 @@ func backoff(failures int) time.Duration {
 	return min(minBackoff<<min(failures-1, 16), maxBackoff)
 }
 
-// signal makes dispatch look at the queue again.
+// signal makes Run look at the queue again.
 func (r *Rotator) signal() {
 	select {
 	case r.wake <- struct{}{}:
@@ -222,7 +217,7 @@ func logTurn(wasStale bool, rec volume.Record) {
 	about := []any{"volume", rec.ID, "pod", klog.KRef(rec.Pod.Namespace, rec.Pod.Name), "class", rec.Class}
 	if stale {
 		klog.InfoS("Volume is stale: it keeps what it holds", append(about,
-			"since", rec.Stale.Since, "reason", rec.Stale.Reason, "message", rec.Stale.Message)...)
+			"since", rec.Stale.Since.UTC().Format(time.RFC3339), "reason", rec.Stale.Reason, "message", rec.Stale.Message)...)
 		return
 	}
 	klog.InfoS("Volume is up to date again", about...)

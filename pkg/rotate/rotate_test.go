@@ -32,7 +32,8 @@ type fake struct {
 	volume.Memory
 	began    time.Time
 	interval time.Duration
-	takes    time.Duration // how long each Refresh takes
+	takes    time.Duration               // how long each Refresh takes
+	hangs    map[volume.ID]time.Duration // how long those of a volume take instead
 
 	mu      sync.Mutex
 	fail    map[volume.ID]error // what Refresh and Publish return
@@ -77,8 +78,12 @@ func (f *fake) end(id volume.ID) error {
 
 func (f *fake) Refresh(ctx context.Context, id volume.ID) (publish.Result, error) {
 	f.begin(id)
+	takes, hangs := f.hangs[id]
+	if !hangs {
+		takes = f.takes
+	}
 	select {
-	case <-time.After(f.takes):
+	case <-time.After(takes):
 	case <-ctx.Done():
 		_ = f.end(id)
 		return publish.Result{}, ctx.Err()

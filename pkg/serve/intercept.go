@@ -60,13 +60,15 @@ func finish(method string, duration time.Duration, err error) error {
 	if panicked := (*panicError)(nil); errors.As(err, &panicked) {
 		err = status.Error(codes.Internal, panicked.Error())
 	}
-	code := codeOf(err)
-	if err != nil {
+	switch code := codeOf(err); code {
+	case codes.OK:
+		klog.V(verbosity(method)).InfoS("Call served", "method", method, "code", code, "duration", duration)
+	case codes.Canceled: // the peer has gone, or this process goes
+		klog.V(2).InfoS("Call ended early", "method", method, "code", code, "duration", duration)
+	default:
 		klog.ErrorS(err, "Call failed", "method", method, "code", code, "duration", duration)
-		return err
 	}
-	klog.V(verbosity(method)).InfoS("Call served", "method", method, "code", code, "duration", duration)
-	return nil
+	return err
 }
 
 // codeOf returns the code with which grpc answers err.

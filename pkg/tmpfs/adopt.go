@@ -3,7 +3,9 @@ package tmpfs
 import (
 	"errors"
 	"fmt"
+	"path"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/mount-utils"
@@ -34,9 +36,8 @@ func peel(target string) (kept *mount.MountInfo, err error) {
 	return nil, fmt.Errorf("more than %d mounts on top of each other", maxLayers)
 }
 
-// inspect returns the mount at target if it can be kept: it is a whole memory
-// file system, the only mount at target, and mounted nowhere else. A bind
-// mount of /dev/shm must not be taken for a volume.
+// inspect returns the topmost mount at target if it can be kept: it is a whole
+// memory file system, nothing is mounted below it, and it belongs to target.
 func inspect(target string) (*mount.MountInfo, error) {
 	dir, err := openTarget(target)
 	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
@@ -59,19 +60,44 @@ func inspect(target string) (*mount.MountInfo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the table of mounts: %w", err)
 	}
-	i := slices.IndexFunc(table, func(m mount.MountInfo) bool { return m.ID == id })
-	if i < 0 || table[i].Root != "/" {
-		return nil, nil
+	byID := map[int]mount.MountInfo{}
+	for _, m := range table {
+		byID[m.ID] = m
 	}
-	top := table[i]
-	if slices.ContainsFunc(table, func(m mount.MountInfo) bool {
-		below := m.ID == top.ParentID && m.MountPoint == top.MountPoint
-		elsewhere := m.ID != top.ID && m.Major == top.Major && m.Minor == top.Minor && m.Root == "/"
-		return below || elsewhere
-	}) {
+	top, parent := byID[id], byID[byID[id].ParentID]
+	if top.Root != "/" || parent.MountPoint == top.MountPoint || !belongs(top, byID) {
 		return nil, nil
 	}
 	return &top, nil
+}
+
+// belongs reports whether the file system of a mount is mounted on that one
+// directory and on no other. Where two mounts show the same directory, as when
+// kubelet's folder is mounted into the driver's container twice, then the one
+// volume appears in both. A bind mount of /dev/shm, or of the volume of another
+// pod, does not belong to its target: that file system has a directory of its
+// own elsewhere. (This tells as much as the mount namespace of the caller shows.)
+func belongs(top mount.MountInfo, byID map[int]mount.MountInfo) bool {
+	on := directoryOf(top, byID[top.ParentID])
+	for _, m := range byID {
+		same := m.Major == top.Major && m.Minor == top.Minor && m.Root == "/"
+		if same && m.ID != top.ID && directoryOf(m, byID[m.ParentID]) != on {
+			return false
+		}
+	}
+	return true
+}
+
+// A directory is named by its file system and its path in that.
+type directory struct {
+	major, minor int
+	path         string
+}
+
+// directoryOf tells what a mount is mounted on.
+func directoryOf(m, parent mount.MountInfo) directory {
+	inside := strings.TrimPrefix(m.MountPoint, parent.MountPoint)
+	return directory{parent.Major, parent.Minor, path.Join(parent.Root, inside)}
 }
 
 // adopt brings a memory file system that is kept to the options. Whether it

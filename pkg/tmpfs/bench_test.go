@@ -19,7 +19,7 @@ func BenchmarkMount(b *testing.B) {
 	data := Options{}.data(m.NoSwap())
 	var spent [6]time.Duration
 	steps := []func() error{
-		func() error { _, err := m.Mount(ours, Options{}); return err },
+		func() error { _, _, err := m.Mount(ours, Options{}); return err },
 		func() error {
 			return errors.Join(os.Mkdir(raw, 0o750), unix.Mount("keymount", raw, "tmpfs", mountFlags, data))
 		},

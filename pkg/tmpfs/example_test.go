@@ -11,7 +11,7 @@ import (
 
 // A volume's life. TestMain of this package has entered a mount namespace.
 func ExampleMounter() {
-	dir, err := os.MkdirTemp("", "example")
+	tmp, err := os.MkdirTemp("", "example")
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -19,20 +19,23 @@ func ExampleMounter() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	target := filepath.Join(dir, "pods/1234/mount")
+	target := filepath.Join(tmp, "pods/1234/mount")
 
-	id, err := m.Mount(target, tmpfs.Options{Size: 1 << 20, Inodes: 64})
+	id, kept, err := m.Mount(target, tmpfs.Options{Size: 1 << 20, Inodes: 64})
 	if err != nil {
 		log.Fatal(err)
 	}
-	now, err := m.Mounted(target)
-	fmt.Println("mounted:", now == id, err)
+	dir, err := m.Open(target, id) // for atomicdir.WriteIn
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("mounted:", id != 0, "kept:", kept, "closed:", dir.Close())
 
 	fmt.Println("unmount:", m.Unmount(target))
-	now, err = m.Mounted(target)
+	now, err := m.Mounted(target)
 	fmt.Println("afterwards:", now, err)
 	// Output:
-	// mounted: true <nil>
+	// mounted: true kept: false closed: <nil>
 	// unmount: <nil>
 	// afterwards: 0 <nil>
 }

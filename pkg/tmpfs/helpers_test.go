@@ -33,11 +33,26 @@ func mustNew(t testing.TB) *Mounter {
 
 func mustMount(t testing.TB, m *Mounter, target string, o Options) uint64 {
 	t.Helper()
-	id, err := m.Mount(target, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	id, _, err := m.Mount(target, o)
+	must(t, err)
 	return id
+}
+
+// checkKept fails unless Mount keeps the mount that is at target.
+func checkKept(t *testing.T, m *Mounter, target string, want uint64) {
+	t.Helper()
+	if id, kept, err := m.Mount(target, Options{}); id != want || !kept || err != nil {
+		t.Errorf("Mount(%q) = %d, kept %v, %v, want that %d is kept", target, id, kept, err, want)
+	}
+}
+
+// checkReplaced fails unless Mount puts a new mount in the place of what is at
+// target.
+func checkReplaced(t *testing.T, m *Mounter, target string, old uint64) {
+	t.Helper()
+	if id, kept, err := m.Mount(target, Options{}); id == old || id == 0 || kept || err != nil {
+		t.Errorf("Mount(%q) = %d, kept %v, %v, want something else than %d", target, id, kept, err, old)
+	}
 }
 
 // newTarget returns the path of a target that does not exist. Whatever is

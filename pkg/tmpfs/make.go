@@ -3,6 +3,7 @@ package tmpfs
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -96,6 +97,24 @@ func openTarget(target string) (int, error) {
 		return -1, &fs.PathError{Op: "open directory", Path: target, Err: err}
 	}
 	return fd, nil
+}
+
+// checkEmpty reports what must not be covered by a mount, given by an O_PATH
+// descriptor.
+func checkEmpty(dir int) error {
+	f, err := os.Open(procPath(dir))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	switch _, err := f.Readdirnames(1); {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		return err
+	default:
+		return errNotEmpty
+	}
 }
 
 // procPath returns a path that leads to an open file and nowhere else.

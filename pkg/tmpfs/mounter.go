@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/mount-utils"
 
-	"github.com/keymount/keymount/pkg/atomicdir"
 	"github.com/keymount/keymount/pkg/tmpfs/userns"
 )
 
@@ -54,10 +53,16 @@ func (m *Mounter) NoSwap() bool { return m.noSwap }
 func (m *Mounter) Degraded() int64 { return m.degraded.Load() }
 
 // Mounted returns the identity of the topmost mount at target, whatever was
-// mounted there; zero if nothing is, or if there is no target. No other mount
-// of this boot has the same identity from Linux 6.8 on. Before, the number
-// can come again after the mount is gone; before Linux 5.8, it is the number
-// of the device, and a bind mount of the file system around it is not seen.
+// mounted there; zero if nothing is, or if there is no target.
+//
+// How much an identity proves depends on the kernel, here and in Mount and
+// Open. Since Linux 6.8, no two mounts of one boot ever have the same. From
+// 5.8 to 6.7, no two mounts have the same at the same time, but once a mount
+// is gone, the kernel gives its number to one of the next ones: a mount that
+// somebody else puts at target then may have the identity of the volume that
+// was there. Before 5.8, it is the number of the device, with the same flaw;
+// all mounts of one file system have the same identity then, and a bind mount
+// of the file system around target is not seen.
 func (m *Mounter) Mounted(target string) (uint64, error) {
 	if err := checkTarget(target); err != nil {
 		return 0, err
@@ -66,30 +71,38 @@ func (m *Mounter) Mounted(target string) (uint64, error) {
 }
 
 // Mount makes sure that target is exactly one memory file system with the
-// options, and returns its identity. It creates the directory. A memory file
-// system that is already there is kept with its files and brought to the
-// options; a bind mount of one that is mounted elsewhere is no such thing.
-// Every other mount is removed. On error neither a new mount nor a new
-// directory is left, and no symbolic link at target is ever followed.
-func (m *Mounter) Mount(target string, o Options) (uint64, error) {
+// options, and returns its identity. It creates the directory, and refuses to
+// cover one that is not empty.
+//
+// A memory file system that is already there is kept with its files and
+// brought to the options. A bind mount of one that belongs to another
+// directory is no such thing. Every other mount is removed, also from on top
+// of the one that is kept.
+//
+// Whoever undoes a Mount must leave a file system alone that was kept: a pod
+// may be reading it. On error there is nothing to undo: neither a new mount
+// nor a new directory is left, though kept may be true. No symbolic link at
+// target is ever followed.
+func (m *Mounter) Mount(target string, o Options) (id uint64, kept bool, err error) {
 	if err := errors.Join(checkTarget(target), o.validate()); err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	id, err := m.mount(target, o)
+	old, err := peel(target)
+	switch {
+	case err != nil:
+	case old != nil:
+		id, err = m.adopt(target, *old, o)
+	default:
+		id, err = m.create(target, o)
+	}
 	if err != nil {
-		return 0, fmt.Errorf("mount tmpfs at %q: %w", target, err)
+		return 0, old != nil, fmt.Errorf("mount tmpfs at %q: %w", target, err)
 	}
-	return id, nil
+	return id, old != nil, nil
 }
 
-func (m *Mounter) mount(target string, o Options) (id uint64, err error) {
-	kept, err := peel(target)
-	if err != nil {
-		return 0, err
-	}
-	if kept != nil {
-		return m.adopt(target, *kept, o)
-	}
+// create mounts where nothing is mounted.
+func (m *Mounter) create(target string, o Options) (id uint64, err error) {
 	made, err := makeDir(target)
 	if err != nil {
 		return 0, err
@@ -104,6 +117,9 @@ func (m *Mounter) mount(target string, o Options) (id uint64, err error) {
 		return 0, err
 	}
 	defer closeFD(dir)
+	if err := checkEmpty(dir); err != nil {
+		return 0, err
+	}
 	if m.classic {
 		id, err = m.mountClassic(target, dir, o)
 	} else {
@@ -115,40 +131,74 @@ func (m *Mounter) mount(target string, o Options) (id uint64, err error) {
 	return id, err
 }
 
+// Open opens the root directory of the mount at target for reading, if that
+// has the identity id. The error tells whether nothing is mounted there, or
+// something else. What is done in the directory stays in that mount, whatever
+// becomes of target. The caller closes it.
+func (m *Mounter) Open(target string, id uint64) (*os.File, error) {
+	if err := checkTarget(target); err != nil {
+		return nil, err
+	}
+	path, err := openTarget(target)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("open the volume at %q: %w", target, errNotMounted)
+	case err != nil:
+		return nil, err
+	}
+	defer closeFD(path) // opened without asking a server, which might hang
+	if err := sameMount(path, id); err != nil {
+		return nil, fmt.Errorf("open the volume at %q: %w", target, err)
+	}
+	dir, err := unix.Openat(path, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the volume at %q: %w", target, err)
+	}
+	return os.NewFile(uintptr(dir), target), nil
+}
+
+func sameMount(dir int, want uint64) error {
+	id, err := mountOn(dir)
+	switch {
+	case err != nil:
+		return err
+	case id == 0:
+		return errNotMounted
+	case id != want:
+		return errOtherMount
+	default:
+		return nil
+	}
+}
+
 // Unmount removes every mount at target, lazily as the last resort, and the
-// directory with what is in it. It neither follows symbolic links nor removes
-// anything of a file system that is mounted below. Gone is success. A
-// directory that is not empty and on which nothing was mounted is not a
-// volume: it is left alone, with an error.
+// empty directory. Whatever else is at target is no volume, also if a mount
+// has covered it: it is left alone, with an error. Gone is success.
 func (m *Mounter) Unmount(target string) error {
 	if err := checkTarget(target); err != nil {
 		return err
 	}
-	for layers := range maxLayers {
+	for range maxLayers {
 		removed, err := removeLayer(target)
 		switch {
 		case err != nil:
 			return err
-		case removed:
-		case layers > 0:
-			return atomicdir.Remove(target)
-		default:
-			return removeEmpty(target)
+		case !removed:
+			return removeDir(target)
 		}
 	}
 	return fmt.Errorf("unmount %q: more than %d mounts on top of each other", target, maxLayers)
 }
 
-func removeEmpty(target string) error {
-	err := os.Remove(target)
+func removeDir(target string) error {
+	err := unix.Rmdir(target)
 	switch {
-	case errors.Is(err, unix.ENOTEMPTY):
-		return fmt.Errorf("remove %q: nothing is mounted there and it is not empty: look at what is in it, and remove it by hand", target)
-	case errors.Is(err, fs.ErrNotExist):
+	case err == nil, errors.Is(err, unix.ENOENT):
 		return nil
-	default:
-		return err
+	case errors.Is(err, unix.ENOTEMPTY):
+		err = errNotEmpty
 	}
+	return fmt.Errorf("remove %q: %w", target, err)
 }
 
 // removeLayer removes the topmost mount at target, if there is one.

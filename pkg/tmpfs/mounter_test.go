@@ -94,7 +94,7 @@ func TestMountSetsTheGroupOfTheRoot(t *testing.T) {
 	for name, m := range mounters(t) {
 		t.Run(name, func(t *testing.T) {
 			target := newTarget(t)
-			_, err := m.Mount(target, Options{Group: &group})
+			_, _, err := m.Mount(target, Options{Group: &group})
 			if inUserNamespace(t) { // which has no such group: nothing may be left
 				if err == nil {
 					t.Error("Mount with an unknown group succeeded")
@@ -176,8 +176,8 @@ func TestMountThatCannotShrinkLeavesTheOldOne(t *testing.T) {
 	target := newTarget(t)
 	id := mustMount(t, m, target, Options{Size: 1 << 20})
 	mustPut(t, filepath.Join(target, "a"), string(make([]byte, 512<<10)))
-	if _, err := m.Mount(target, Options{Size: 4096}); !errors.Is(err, unix.EINVAL) {
-		t.Errorf("Mount = %v, want EINVAL", err)
+	if _, kept, err := m.Mount(target, Options{Size: 4096}); !kept || !errors.Is(err, unix.EINVAL) {
+		t.Errorf("Mount = kept %v, %v, want EINVAL of what is kept", kept, err)
 	}
 	checkMounted(t, m, target, id)
 }
@@ -204,7 +204,7 @@ func TestMountReplacesWhatIsMountedThere(t *testing.T) {
 		}},
 		{"a file system of another type", func(_ *Mounter, at string) error { return unix.Mount("ramfs", at, "ramfs", 0, "") }},
 		{"a foreign mount over ours", func(m *Mounter, at string) error {
-			_, err := m.Mount(at, ours)
+			_, _, err := m.Mount(at, ours)
 			return errors.Join(err, unix.Mount(disk, at, "", unix.MS_BIND, ""))
 		}},
 		{"ours over a foreign mount", func(_ *Mounter, at string) error {
@@ -258,7 +258,7 @@ func TestMountRefusesATargetThatIsNoDirectory(t *testing.T) {
 				if name == "a parent that is no folder" {
 					mustPut(t, filepath.Dir(target), "")
 				}
-				if id, err := m.Mount(target, Options{}); err == nil {
+				if id, _, err := m.Mount(target, Options{}); err == nil {
 					t.Errorf("Mount = %d, want an error", id)
 				}
 				if at := append(mounts(t, target), mounts(t, victim)...); len(at) > 0 {
@@ -286,7 +286,7 @@ func TestAFailedMountLeavesNoDirectory(t *testing.T) {
 		for kind, m := range mounters(t) {
 			t.Run(test.name+", "+kind, func(t *testing.T) {
 				dir := t.TempDir()
-				if id, err := m.Mount(filepath.Join(dir, test.target), test.opts); err == nil {
+				if id, _, err := m.Mount(filepath.Join(dir, test.target), test.opts); err == nil {
 					t.Errorf("Mount = %d, want an error", id)
 				}
 				checkGone(t, filepath.Join(dir, "a"))
@@ -299,8 +299,9 @@ func TestBadTargetsAreRefused(t *testing.T) {
 	m := mustNew(t)
 	for _, target := range []string{"", ".", "relative", "/", "/tmp/../etc", "/tmp/", "//tmp"} {
 		_, mounted := m.Mounted(target)
-		_, mount := m.Mount(target, Options{})
-		for call, err := range map[string]error{"Mounted": mounted, "Mount": mount, "Unmount": m.Unmount(target)} {
+		_, _, mount := m.Mount(target, Options{})
+		_, open := m.Open(target, 1)
+		for call, err := range map[string]error{"Mounted": mounted, "Mount": mount, "Open": open, "Unmount": m.Unmount(target)} {
 			if !errors.Is(err, fs.ErrInvalid) {
 				t.Errorf("%s(%q) = %v, want fs.ErrInvalid", call, target, err)
 			}
@@ -316,7 +317,7 @@ func TestManyTargetsAtOnce(t *testing.T) {
 		all.Go(func() {
 			target := filepath.Join(parent, fmt.Sprint(i), "mount")
 			for range 3 {
-				id, err := m.Mount(target, Options{Size: 1 << 20})
+				id, _, err := m.Mount(target, Options{Size: 1 << 20})
 				if err != nil {
 					t.Error(err)
 				}

@@ -9,8 +9,6 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/keymount/keymount/pkg/atomicdir"
 )
 
 // Plain stands in for a Mounter where nothing can be mounted: its memory file
@@ -59,24 +57,62 @@ func (p *Plain) mounted(target string) (uint64, error) {
 // Mount makes the directory target, keeps it if p has made it, and returns
 // its identity. An empty directory is taken over; anything else that p has not
 // made is an error. Only the group of the options is used.
-func (p *Plain) Mount(target string, o Options) (uint64, error) {
+func (p *Plain) Mount(target string, o Options) (id uint64, kept bool, err error) {
 	if err := errors.Join(checkTarget(target), o.validate()); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	id, err := p.mounted(target)
+	id, err = p.mounted(target)
+	kept = id != 0
 	switch {
 	case err != nil:
-	case id == 0:
-		id, err = p.create(target, o)
-	default:
+	case kept:
 		err = own(target, o)
+	default:
+		id, err = p.create(target, o)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("make plain directory %q: %w", target, err)
+		return 0, kept, fmt.Errorf("make plain directory %q: %w", target, err)
 	}
-	return id, nil
+	return id, kept, nil
+}
+
+// Open opens the directory at target, if it is the one with the identity id.
+// The caller closes it.
+func (p *Plain) Open(target string, id uint64) (*os.File, error) {
+	if err := checkTarget(target); err != nil {
+		return nil, err
+	}
+	dir, err := os.OpenFile(target, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("open plain directory %q: %w", target, errNotMounted)
+	case err != nil:
+		return nil, err
+	}
+	if err := p.same(target, dir, id); err != nil {
+		return nil, errors.Join(fmt.Errorf("open plain directory %q: %w", target, err), dir.Close())
+	}
+	return dir, nil
+}
+
+func (p *Plain) same(target string, dir *os.File, id uint64) error {
+	info, err := dir.Stat()
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	known, ok := p.dirs[target]
+	p.mu.Unlock()
+	switch {
+	case !ok:
+		return errNotMounted
+	case known.id != id, !os.SameFile(info, known.info):
+		return errOtherMount
+	default:
+		return nil
+	}
 }
 
 func (p *Plain) create(target string, o Options) (id uint64, err error) {
@@ -117,8 +153,8 @@ func own(target string, o Options) error {
 	return os.Chmod(target, 0o755)
 }
 
-// Unmount removes the directory with what is in it. A directory that p has not
-// made must be empty. Gone is success.
+// Unmount removes the directory with what is in it: that is the volume. A
+// directory that p has not made must be empty. Gone is success.
 func (p *Plain) Unmount(target string) error {
 	if err := checkTarget(target); err != nil {
 		return err
@@ -129,14 +165,12 @@ func (p *Plain) Unmount(target string) error {
 	switch {
 	case err != nil:
 	case id == 0:
-		if err = unix.Rmdir(target); errors.Is(err, unix.ENOENT) {
-			err = nil
-		}
+		err = removeDir(target)
 	default:
-		err = atomicdir.Remove(target)
+		err = os.RemoveAll(target)
 	}
 	if err != nil {
-		return fmt.Errorf("remove plain directory %q: %w", target, err)
+		return fmt.Errorf("plain directory: %w", err)
 	}
 	delete(p.dirs, target)
 	return nil

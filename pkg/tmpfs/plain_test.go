@@ -24,14 +24,17 @@ func TestPlainMakesKeepsAndRemovesADirectory(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "pod", "mount")
 	checkPlain(t, &p, target, 0)
 	group := int64(os.Getegid())
-	id, err := p.Mount(target, Options{Group: &group})
+	id, kept, err := p.Mount(target, Options{Group: &group})
 	must(t, err)
+	if kept {
+		t.Error("a new directory is said to be kept")
+	}
 	checkPlain(t, &p, target, id)
 	mustPut(t, filepath.Join(target, "a/b"), "kept")
-	again, err := p.Mount(target, Options{})
+	again, kept, err := p.Mount(target, Options{})
 	must(t, err)
-	if again != id || id == 0 {
-		t.Errorf("identities %d, then %d", id, again)
+	if again != id || id == 0 || !kept {
+		t.Errorf("identities %d, then %d; kept %v", id, again, kept)
 	}
 	checkFile(t, filepath.Join(target, "a/b"), "kept")
 	info, err := os.Stat(target)
@@ -44,7 +47,7 @@ func TestPlainMakesKeepsAndRemovesADirectory(t *testing.T) {
 		checkGone(t, target)
 		checkPlain(t, &p, target, 0)
 	}
-	next, err := p.Mount(target, Options{})
+	next, _, err := p.Mount(target, Options{})
 	must(t, err)
 	if next == id {
 		t.Error("a new directory has the identity of the old one")
@@ -64,10 +67,10 @@ func TestPlainRejectsWhatItDidNotMake(t *testing.T) {
 			var p Plain
 			target := filepath.Join(t.TempDir(), "mount")
 			// Also where an own directory was replaced.
-			_, err := p.Mount(target, Options{})
+			_, _, err := p.Mount(target, Options{})
 			must(t, errors.Join(err, os.Rename(target, target+".old"), plant(target)))
 			checkPlain(t, &p, target, 0)
-			if id, err := p.Mount(target, Options{}); err == nil {
+			if id, _, err := p.Mount(target, Options{}); err == nil {
 				t.Errorf("Mount = %d, want an error", id)
 			}
 			if err := p.Unmount(target); err == nil {
@@ -85,7 +88,7 @@ func TestPlainTakesOverAnEmptyDirectory(t *testing.T) {
 	var p Plain
 	target := t.TempDir()
 	checkPlain(t, &p, target, 0)
-	id, err := p.Mount(target, Options{})
+	id, _, err := p.Mount(target, Options{})
 	must(t, err)
 	checkPlain(t, &p, target, id)
 	must(t, (&Plain{}).Unmount(target)) // an empty one may be removed by anybody
@@ -95,10 +98,10 @@ func TestPlainTakesOverAnEmptyDirectory(t *testing.T) {
 func TestPlainLeavesNothingOnError(t *testing.T) {
 	var p Plain
 	dir := t.TempDir()
-	if _, err := p.Mount(filepath.Join(dir, "a/b", strings.Repeat("a", 300)), Options{}); err == nil {
+	if _, _, err := p.Mount(filepath.Join(dir, "a/b", strings.Repeat("a", 300)), Options{}); err == nil {
 		t.Error("Mount succeeded")
 	}
-	if _, err := p.Mount("relative", Options{}); !errors.Is(err, fs.ErrInvalid) {
+	if _, _, err := p.Mount("relative", Options{}); !errors.Is(err, fs.ErrInvalid) {
 		t.Errorf("Mount = %v, want fs.ErrInvalid", err)
 	}
 	if _, err := p.Mounted("relative"); !errors.Is(err, fs.ErrInvalid) {

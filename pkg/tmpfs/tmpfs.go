@@ -12,11 +12,19 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrCorrupted is wrapped by Mounted when the mount at a target cannot be
 // looked at, because its server is gone. Mount and Unmount remove it.
 var ErrCorrupted = errors.New("corrupted mount")
+
+var (
+	errNotMounted = errors.New("nothing is mounted there")
+	errOtherMount = errors.New("another mount is there")
+	errNotEmpty   = fmt.Errorf("%w, and no volume is mounted on it: look at what is in it, and remove that by hand", unix.ENOTEMPTY)
+)
 
 // The limits where Options names none. Two generations of a volume's files
 // exist for a moment at each rotation.

@@ -3,6 +3,7 @@ package tmpfs
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,49 +45,64 @@ func TestUnmountOfABusyMountIsLazy(t *testing.T) {
 	}
 }
 
-func TestUnmountRemovesLeftoversAndFollowsNoLink(t *testing.T) {
+// Whoever calls Unmount as root with the wrong path must not lose a folder.
+func TestUnmountLeavesWhatWasNeverAVolume(t *testing.T) {
 	m := mustNew(t)
 	outside := t.TempDir()
 	mustPut(t, filepath.Join(outside, "kept"), "kept")
-	target := newTarget(t)
-	mustPut(t, filepath.Join(target, "a/b/c"), "x")
-	must(t, os.Symlink(outside, filepath.Join(target, "a/link")))
-	mustMount(t, m, target, Options{}) // hides them
-	must(t, m.Unmount(target))
-	checkGone(t, target)
-
-	must(t, os.Symlink(outside, target))
-	must(t, m.Unmount(target))
-	checkGone(t, target)
-	checkFile(t, filepath.Join(outside, "kept"), "kept")
+	bind := func(target string) error { return unix.Mount(outside, target, "", unix.MS_BIND, "") }
+	tests := []struct {
+		name  string
+		plant func(t *testing.T, target string) error
+		want  error
+	}{
+		{"a directory with files", func(_ *testing.T, target string) error {
+			return os.CopyFS(target, os.DirFS(outside))
+		}, unix.ENOTEMPTY},
+		{"files that a mount has covered", func(_ *testing.T, target string) error {
+			return errors.Join(os.CopyFS(target, os.DirFS(outside)), unix.Mount("tmpfs", target, "tmpfs", 0, ""))
+		}, unix.ENOTEMPTY},
+		{"a mount below that a mount has covered", func(t *testing.T, target string) error {
+			below := filepath.Join(target, "below")
+			t.Cleanup(func() { unmountAll(below) })
+			return errors.Join(os.MkdirAll(below, 0o700), bind(below), unix.Mount("tmpfs", target, "tmpfs", 0, ""))
+		}, unix.ENOTEMPTY},
+		{"a link to a directory", func(_ *testing.T, target string) error { return os.Symlink(outside, target) }, unix.ENOTDIR},
+		{"a link to a mount", func(t *testing.T, target string) error {
+			other := t.TempDir()
+			t.Cleanup(func() { unmountAll(other) })
+			return errors.Join(bind(other), os.Symlink(other, target))
+		}, unix.ENOTDIR},
+		{"a file", func(_ *testing.T, target string) error { return os.WriteFile(target, nil, 0o600) }, unix.ENOTDIR},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			target := newTarget(t)
+			must(t, os.MkdirAll(filepath.Dir(target), 0o700))
+			must(t, test.plant(t, target))
+			var left []string
+			for range 2 {
+				if err := m.Unmount(target); !errors.Is(err, test.want) {
+					t.Errorf("Unmount = %v, want %v", err, test.want)
+				}
+				left = append(left, tree(t, filepath.Dir(target)))
+			}
+			if left[0] != left[1] || !strings.Contains(left[0], "mount") {
+				t.Errorf("left after each Unmount: %q", left)
+			}
+			checkFile(t, filepath.Join(outside, "kept"), "kept")
+		})
+	}
 }
 
-func TestUnmountRemovesNothingOfAFileSystemBelow(t *testing.T) {
-	m := mustNew(t)
-	outside := t.TempDir() // on the same device as the target
-	mustPut(t, filepath.Join(outside, "kept"), "kept")
-	target := newTarget(t)
-	below := filepath.Join(target, "a/below")
-	must(t, os.MkdirAll(below, 0o700))
-	must(t, unix.Mount(outside, below, "", unix.MS_BIND, ""))
-	t.Cleanup(func() { unmountAll(below) })
-	mustMount(t, m, target, Options{}) // hides them
-	if err := m.Unmount(target); !errors.Is(err, unix.EXDEV) {
-		t.Errorf("Unmount = %v, want EXDEV", err)
-	}
-	checkFile(t, filepath.Join(outside, "kept"), "kept")
-	checkFile(t, filepath.Join(below, "kept"), "kept")
-}
-
-// Whoever calls Unmount as root with the wrong path must not lose a folder.
-func TestUnmountLeavesADirectoryThatWasNeverAVolume(t *testing.T) {
-	m := mustNew(t)
-	target := newTarget(t)
-	mustPut(t, filepath.Join(target, "precious"), "kept")
-	if err := m.Unmount(target); err == nil || !strings.Contains(err.Error(), "not empty") {
-		t.Errorf("Unmount = %v, want that the directory is not empty", err)
-	}
-	checkFile(t, filepath.Join(target, "precious"), "kept")
+// tree lists what is below dir.
+func tree(t *testing.T, dir string) (paths string) {
+	t.Helper()
+	must(t, fs.WalkDir(os.DirFS(dir), ".", func(path string, _ fs.DirEntry, err error) error {
+		paths += path + "\n"
+		return err
+	}))
+	return paths
 }
 
 func TestUnmountIsBounded(t *testing.T) {
@@ -108,7 +124,7 @@ func TestUnmountIsBounded(t *testing.T) {
 func TestACorruptedMountIsRemoved(t *testing.T) {
 	for name, act := range map[string]func(m *Mounter, target string) error{
 		"by Mount": func(m *Mounter, target string) error {
-			id, err := m.Mount(target, Options{})
+			id, _, err := m.Mount(target, Options{})
 			checkMounted(t, m, target, id)
 			return errors.Join(err, m.Unmount(target))
 		},

@@ -12,14 +12,15 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 )
 
 const (
 	// format is the version of the record files that this release writes.
 	format = 1
 
-	// maxRecord bounds a record file; gRPC messages, where records come from,
-	// are not larger either.
+	// maxRecord bounds a record file, which is encoded: in JSON, one byte of a
+	// version or an attribute becomes up to six.
 	maxRecord = 4 << 20
 
 	suffix   = ".json"
@@ -33,13 +34,19 @@ const (
 // in a folder of its own that only its user can read. It keeps all records in
 // memory too. What it keeps is of use until the machine boots again, as mounts
 // are; it belongs on a tmpfs, and does not wait for a disk to sync.
+//
+// A folder has one Dir at a time, until Close or the end of the process.
 type Dir struct {
 	path    string
 	dropped []error
 	memory  Memory
 
 	writing sync.Mutex // held while folder and memory differ
+	lock    *os.File   // the folder; nil once closed; guarded by writing
 }
+
+// errClosed is the error of a write after Close.
+var errClosed = errors.New("the volume store is closed")
 
 // An envelope is what a record file holds.
 type envelope struct {
@@ -48,15 +55,29 @@ type envelope struct {
 }
 
 // OpenDir returns the store in the folder at path, which it makes if there is
-// none. It refuses a folder that has files and is not a store. Files in it
-// that are of no use are removed; Dropped tells which.
+// none. It refuses a folder that has files and is not a store, and one that
+// another Dir, of this or another process, has open. Files in it that are of
+// no use are removed; Dropped tells which.
 func OpenDir(path string) (*Dir, error) {
 	d := &Dir{path: path}
 	err := d.open()
 	if err != nil {
-		return nil, fmt.Errorf("open volume store %s: %w", path, err)
+		return nil, errors.Join(fmt.Errorf("open volume store %s: %w", path, err), d.Close())
 	}
 	return d, nil
+}
+
+// Close lets another process open the folder. From then on Put and Delete
+// fail, and the rest answers as before. It is idempotent.
+func (d *Dir) Close() error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	if d.lock == nil {
+		return nil
+	}
+	err := d.lock.Close()
+	d.lock = nil
+	return err
 }
 
 // Dropped tells what OpenDir found and removed, or could not remove: records
@@ -71,7 +92,8 @@ func (d *Dir) Get(id ID) (Record, bool) { return d.memory.Get(id) }
 func (d *Dir) List() []Record { return d.memory.List() }
 
 // Put keeps the record in place of any other of its ID, which must be
-// non-empty UTF-8. On error the other stays.
+// non-empty UTF-8. It refuses a record that the next OpenDir would drop as too
+// large. On error the other stays.
 func (d *Dir) Put(record Record) error {
 	err := record.ID.check()
 	if err != nil {
@@ -80,6 +102,9 @@ func (d *Dir) Put(record Record) error {
 	data, err := json.Marshal(envelope{Format: format, Record: record})
 	if err != nil {
 		return fmt.Errorf("encode the record of volume %q: %w", record.ID, err)
+	}
+	if len(data) > maxRecord {
+		return fmt.Errorf("keep the record of volume %q: as JSON it has %d bytes, and the limit is %d", record.ID, len(data), maxRecord)
 	}
 	d.writing.Lock()
 	defer d.writing.Unlock()
@@ -94,6 +119,9 @@ func (d *Dir) Put(record Record) error {
 func (d *Dir) Delete(id ID) error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
+	if d.lock == nil {
+		return fmt.Errorf("delete the record of volume %q: %w", id, errClosed)
+	}
 	err := os.Remove(filepath.Join(d.path, fileName(id)))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete the record of volume %q: %w", id, err)
@@ -107,8 +135,12 @@ func fileName(id ID) string {
 	return hex.EncodeToString(sum[:]) + suffix
 }
 
-// write replaces the file of that name. On error it is as it was.
+// write replaces the file of that name. On error it is as it was. The caller
+// holds d.writing.
 func (d *Dir) write(name string, data []byte) error {
+	if d.lock == nil {
+		return errClosed
+	}
 	temp := filepath.Join(d.path, tempFile)
 	err := os.WriteFile(temp, data, 0o600)
 	if err == nil {
@@ -122,11 +154,11 @@ func (d *Dir) write(name string, data []byte) error {
 
 // open prepares the folder and loads what it holds.
 func (d *Dir) open() error {
-	boot, err := os.ReadFile(kernelBootID)
+	err := d.own()
 	if err != nil {
 		return err
 	}
-	err = os.MkdirAll(d.path, 0o700)
+	boot, err := os.ReadFile(kernelBootID)
 	if err != nil {
 		return err
 	}
@@ -148,6 +180,25 @@ func (d *Dir) open() error {
 	}
 	d.load(entries, bytes.Equal(of, boot))
 	return d.write(bootFile, boot) // last: until then, the next open drops the same
+}
+
+// own makes the folder if there is none, and locks it before anything in it is
+// looked at. The lock is on the folder itself: it needs no file, and the
+// kernel drops it with the process.
+func (d *Dir) own() error {
+	err := os.MkdirAll(d.path, 0o700)
+	if err != nil {
+		return err
+	}
+	d.lock, err = os.Open(d.path)
+	if err != nil {
+		return err
+	}
+	err = syscall.Flock(int(d.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return errors.New("another process uses the folder: stop it, or use another folder")
+	}
+	return os.NewSyscallError("flock", err)
 }
 
 // load keeps the records among the entries, and drops everything else.

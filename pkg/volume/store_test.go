@@ -51,7 +51,23 @@ func openDir(t testing.TB, path string) *volume.Dir {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { closeDir(t, d) })
 	return d
+}
+
+func closeDir(t testing.TB, d *volume.Dir) {
+	t.Helper()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// putDir puts records into a store that it opens and closes.
+func putDir(t testing.TB, path string, records ...volume.Record) {
+	t.Helper()
+	d := openDir(t, path)
+	put(t, d, records...)
+	closeDir(t, d)
 }
 
 func put(t testing.TB, s volume.Store, records ...volume.Record) {
@@ -167,6 +183,7 @@ func TestDir(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "run", "volumes")
 			s := openDir(t, path)
 			test.run(t, s)
+			closeDir(t, s)
 			again := openDir(t, path)
 			wantList(t, again, s.List()...)
 			if dropped := again.Dropped(); dropped != nil {
@@ -250,7 +267,7 @@ func TestDirDropsWhatIsOfNoUse(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			path := t.TempDir()
-			put(t, openDir(t, path), full("csi-1"))
+			putDir(t, path, full("csi-1"))
 			test.damage(t, fileOf(t, path))
 			d := openDir(t, path)
 			wantList(t, d)
@@ -262,6 +279,7 @@ func TestDirDropsWhatIsOfNoUse(t *testing.T) {
 			if err != nil || len(entries) != 1 {
 				t.Errorf("left %v, %v, want only the boot ID", entries, err)
 			}
+			closeDir(t, d)
 			if again := openDir(t, path).Dropped(); again != nil {
 				t.Errorf("Dropped by the next open = %v, want nothing", again)
 			}
@@ -272,7 +290,7 @@ func TestDirDropsWhatIsOfNoUse(t *testing.T) {
 func TestDirKeepsTheGoodBesideTheBad(t *testing.T) {
 	path := t.TempDir()
 	want := full("csi-1")
-	put(t, openDir(t, path), want)
+	putDir(t, path, want)
 	alien := filepath.Join(path, "folder", "file")
 	if err := os.MkdirAll(alien, 0o700); err != nil {
 		t.Fatal(err)
@@ -324,8 +342,12 @@ func TestDirKeepsTheOldRecordWhenAWriteFails(t *testing.T) {
 	if err := os.RemoveAll(filepath.Dir(obstacle)); err != nil {
 		t.Fatal(err)
 	}
-	wantList(t, openDir(t, path), want)
 	put(t, d, full("csi-2"))
+	if err := d.Delete("csi-2"); err != nil {
+		t.Fatal(err)
+	}
+	closeDir(t, d)
+	wantList(t, openDir(t, path), want)
 }
 
 func TestDirKeepsTheRecordWhenARenameOrARemovalFails(t *testing.T) {

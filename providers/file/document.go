@@ -14,55 +14,82 @@ import (
 	"github.com/keymount/keymount/pkg/provider/params"
 )
 
-// A document is a file of which objects take single values. Whatever its
-// format, it is JSON once it is parsed. No error quotes it: parsers do.
+// maxLevels bounds how many maps the dots of a key lead through. Each level is
+// a copy of what is below it, so this bounds what one document costs.
+const maxLevels = 16
+
+// A document is a file of which objects take single values. It lives for one
+// fetch, and is parsed once however many keys are asked for. Whatever its
+// format, it is JSON then. No error quotes it: parsers do.
 type document struct {
-	file   string // its name tells the format
-	text   []byte
-	parsed json.RawMessage
+	file string // its name tells the format
+	text []byte
+	root *node // nil until a key is asked for
+}
+
+// A node is one value of a document.
+type node struct {
+	text    json.RawMessage
+	parsed  bool
+	members map[string]*node // nil if it is not a map; valid once parsed
 }
 
 // value returns the value of a key, as the package says.
 func (d *document) value(key string) ([]byte, error) {
-	if d.parsed == nil {
-		parsed, err := parseDocument(d.file, d.text)
+	if d.root == nil {
+		text, err := parseDocument(d.file, d.text)
 		if err != nil {
 			return nil, err
 		}
-		d.parsed = parsed
+		d.root = &node{text: text}
 	}
-	fields, ok := members(d.parsed)
-	if !ok {
+	if d.root.fields() == nil {
 		return nil, fmt.Errorf("has no keys: it is not a map: %w", provider.ErrInvalid)
 	}
-	value, ok := lookUp(fields, key)
-	if !ok {
-		return nil, fmt.Errorf("key %q is not one of its %d keys: %w", key, len(fields), provider.ErrNotFound)
+	value, err := d.root.find(key)
+	switch {
+	case err != nil:
+		return nil, err
+	case value == nil:
+		return nil, fmt.Errorf("key %q is not one of its %d keys: %w", key, len(d.root.fields()), provider.ErrNotFound)
+	default:
+		return render(value.text)
 	}
-	return render(value)
 }
 
-// lookUp returns the member with the name key, and else the one that its dots
-// lead to.
-func lookUp(fields map[string]json.RawMessage, key string) (json.RawMessage, bool) {
-	if value, ok := fields[key]; ok {
-		return value, true
+// find returns the member with the name key, and else the one that its dots
+// lead to; nil if there is neither.
+func (n *node) find(key string) (*node, error) {
+	for range maxLevels {
+		fields := n.fields()
+		if value, ok := fields[key]; ok {
+			return value, nil
+		}
+		head, rest, dotted := strings.Cut(key, ".")
+		next, ok := fields[head]
+		if !dotted || !ok {
+			return nil, nil
+		}
+		n, key = next, rest
 	}
-	head, rest, dotted := strings.Cut(key, ".")
-	below, ok := members(fields[head])
-	if !dotted || !ok {
-		return nil, false
-	}
-	return lookUp(below, rest)
+	return nil, fmt.Errorf("the key leads through more than %d maps: %w", maxLevels, provider.ErrInvalid)
 }
 
-// members returns the members of a JSON object.
-func members(value json.RawMessage) (map[string]json.RawMessage, bool) {
-	var fields map[string]json.RawMessage
-	if len(value) == 0 || json.Unmarshal(value, &fields) != nil {
-		return nil, false
+// fields returns the members of a map, and nil for any other value.
+func (n *node) fields() map[string]*node {
+	if n.parsed {
+		return n.members
 	}
-	return fields, fields != nil
+	n.parsed = true
+	var members map[string]json.RawMessage
+	if json.Unmarshal(n.text, &members) != nil || members == nil {
+		return nil
+	}
+	n.members = make(map[string]*node, len(members))
+	for name, text := range members {
+		n.members[name] = &node{text: text}
+	}
+	return n.members
 }
 
 // render returns the bytes of a JSON value: text without quotes, all else

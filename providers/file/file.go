@@ -27,18 +27,23 @@
 // A whole file gives its exact bytes. With key, text gives its bytes without
 // a newline; any other scalar its text as it is written; a list or map
 // compact JSON. In a dotenv file $ stands for itself. Two objects that give
-// the same file are an error.
+// the same file are an error. A class has at most 1024 objects; names and
+// paths have at most 32 elements, and dots lead through at most 16 maps.
 //
 // # Access policy
 //
 // If the store has a policy.yaml in its root, a pod reads only what a rule
 // allows its service account. A policy that cannot be read allows nothing.
-// A policy speaks of paths as objects name them, before symbolic links.
+// Nor does one that goes away, which an editor may do for a moment: once there
+// was a policy, its absence denies until the process restarts. Set
+// --file-require-policy to be safe across restarts too. A policy speaks of
+// paths as objects name them, before symbolic links. In its patterns * and ?
+// match within one element of a path, and a ** at the end all that is below.
 //
 //	rules:
 //	- namespace: shop
 //	  serviceAccounts: [web, worker]  # "*" is any
-//	  paths: [db.json, "*.pem", certs/**]  # a whole folder needs a /** rule
+//	  paths: [db.json, "*.pem", "team-*/**"]  # a whole folder needs a /** rule
 //
 // # Errors
 //
@@ -130,6 +135,8 @@ func New(opts *Options) (*Provider, error) {
 	}
 	p := &Provider{root: root, maxSize: opts.maxFileSize(), keys: &keyring{}}
 	p.policies.file = filepath.Join(root, policyName)
+	_, err = os.Lstat(p.policies.file)
+	p.policies.seen.Store(err == nil)
 	if opts != nil {
 		p.policies.required = opts.RequirePolicy
 		p.keys.add(opts.Identities, opts.PassphraseFile)
@@ -188,33 +195,6 @@ func (p *Provider) fetch(ctx context.Context, req *provider.Request, objects []o
 	}
 	if bundle.Versions.Equal(req.Held.Versions) {
 		return &provider.Bundle{Versions: bundle.Versions, Unchanged: true}, nil
-	}
-	return bundle, nil
-}
-
-// read reads every source once, and makes the files of the volume.
-func (p *Provider) read(ctx context.Context, tree *tree, sources []source) (*provider.Bundle, error) {
-	bundle := &provider.Bundle{Versions: make(provider.Versions, len(sources))}
-	identities := p.keys.lazily()
-	left := 16 * p.maxSize
-	for _, source := range sources {
-		if err := canceled(ctx); err != nil {
-			return nil, err
-		}
-		contents, err := p.readSource(tree, source, identities)
-		if err != nil {
-			return nil, err
-		}
-		for i, object := range source.objects {
-			if contents[i] == nil {
-				continue
-			}
-			if left -= int64(contents[i].Len()); left < 0 {
-				return nil, fmt.Errorf("%s: the volume is larger than %d bytes (--file-max-size): %w", object.in(tree), 16*p.maxSize, provider.ErrInvalid)
-			}
-			bundle.Files = append(bundle.Files, provider.File{Path: object.name, Mode: object.mode, Data: *contents[i]})
-		}
-		bundle.Versions[source.mark.id] = p.versions.add(source, contents)
 	}
 	return bundle, nil
 }

@@ -15,8 +15,11 @@ import (
 // ageSuffix marks encrypted files.
 const ageSuffix = ".age"
 
-// maxKey keeps the walk along the dots of a key short.
-const maxKey = 1024
+const (
+	maxObjects  = 1024 // of a class, each of which may be a file of many
+	maxKey      = 1024 // bytes
+	maxElements = 32   // of a path
+)
 
 // parameter is one item of the parameter objects.
 type parameter struct {
@@ -58,6 +61,9 @@ func parseObjects(req *provider.Request) ([]object, error) {
 	list, err := params.Objects[parameter](req.Parameters, "objects")
 	if err != nil {
 		return nil, err
+	}
+	if len(list) > maxObjects {
+		return nil, fmt.Errorf("objects lists %d objects, and the limit is %d: %w", len(list), maxObjects, provider.ErrInvalid)
 	}
 	objects := make([]object, len(list))
 	for i, item := range list {
@@ -123,6 +129,8 @@ func checkPath(p string) error {
 		return fmt.Errorf("must be text without control characters")
 	case len(p) > 4096:
 		return fmt.Errorf("is longer than 4096 bytes")
+	case strings.Count(p, "/") >= maxElements:
+		return fmt.Errorf("has more than %d elements", maxElements)
 	case p == ".", !fs.ValidPath(p):
 		return fmt.Errorf("must be clean, without empty elements, \".\" and \"..\"")
 	}

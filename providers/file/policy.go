@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/keymount/keymount/pkg/provider"
@@ -33,19 +34,18 @@ type rule struct {
 
 // policies reads the policy for each fetch.
 type policies struct {
-	file     string // full path, for errors
+	file     string // full path
 	required bool
+	seen     atomic.Bool // there was one, and it must not go
 }
 
 // check returns an error unless the pod may read all objects. It looks at no
 // object, so that who may not read it does not learn whether it exists.
 func (p *policies) check(store *os.Root, pod provider.Pod, objects []object) error {
 	if _, err := store.Lstat(policyName); errors.Is(err, fs.ErrNotExist) {
-		if p.required {
-			return fmt.Errorf("there is no access policy %s, and --file-require-policy is set: %w", p.file, provider.ErrDenied)
-		}
-		return nil
+		return p.absent()
 	}
+	p.seen.Store(true)
 	text, err := readPolicy(store)
 	if err != nil {
 		return fmt.Errorf("the access policy %s cannot be read, so it allows nothing: %w", p.file, provider.ErrDenied)
@@ -61,6 +61,18 @@ func (p *policies) check(store *os.Root, pod provider.Pod, objects []object) err
 		}
 	}
 	return nil
+}
+
+// absent says whether all may be read while there is no policy.
+func (p *policies) absent() error {
+	switch {
+	case p.required:
+		return fmt.Errorf("there is no access policy %s, and --file-require-policy is set: %w", p.file, provider.ErrDenied)
+	case p.seen.Load():
+		return fmt.Errorf("the access policy %s is gone, so nothing is allowed: put it back, or restart the provider to go on without one: %w", p.file, provider.ErrDenied)
+	default:
+		return nil
+	}
 }
 
 func readPolicy(store *os.Root) ([]byte, error) {
@@ -112,9 +124,12 @@ func checkPattern(pattern string) error {
 		return nil
 	}
 	pattern = strings.TrimSuffix(pattern, "/**")
-	_, err := path.Match(pattern, "")
+	malformed := func(element string) bool {
+		_, err := path.Match(element, "")
+		return err != nil
+	}
 	switch {
-	case err != nil, strings.Contains(pattern, "**"), checkPath(pattern) != nil:
+	case strings.Contains(pattern, "**"), checkPath(pattern) != nil, slices.ContainsFunc(strings.Split(pattern, "/"), malformed):
 		return errors.New(`is not a pattern such as db.json, "*.pem" or certs/**`)
 	case strings.HasSuffix(pattern, ageSuffix):
 		return errors.New("names a file with .age; a policy names it without")
@@ -144,10 +159,17 @@ func (o object) pattern() string {
 
 // matches reports whether the pattern of a rule covers the object. Only a
 // pattern that ends in ** covers a folder, and with it all that is in there.
+// Element by element, no [class] matches a slash.
 func (o object) matches(pattern string) bool {
-	if start, ok := strings.CutSuffix(pattern, "**"); ok {
-		return strings.HasPrefix(o.pattern(), start)
+	elements := strings.Split(o.pattern(), "/")
+	for element := range strings.SplitSeq(pattern, "/") {
+		if len(elements) == 0 || element == "**" {
+			return len(elements) > 0
+		}
+		if ok, err := path.Match(element, elements[0]); !ok || err != nil {
+			return false
+		}
+		elements = elements[1:]
 	}
-	ok, err := path.Match(pattern, o.path)
-	return ok && err == nil && !o.folder
+	return len(elements) == 0 && !o.folder
 }

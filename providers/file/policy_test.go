@@ -13,7 +13,7 @@ const rules = `
 rules:
 - namespace: shop
   serviceAccounts: [web, worker]
-  paths: [db.json, "*.pem", certs/**, keys/*.key]
+  paths: [db.json, "*.pem", certs/**, keys/*.key, "team-*/**"]
 - namespace: shop
   serviceAccounts: ["*"]
   paths: [public]
@@ -28,7 +28,7 @@ rules:
 func TestPolicy(t *testing.T) {
 	s := newStore(t)
 	s.putRoot(t, policyName, rules)
-	for _, name := range []string{"db.json", "a.pem", "b.pem.age", "certs/a", "certs/deep/b", "keys/a.key", "keys/deep/a.key", "public", "private", "certsX/a"} {
+	for _, name := range []string{"db.json", "a.pem", "b.pem.age", "certs/a", "certs/deep/b", "keys/a.key", "keys/deep/a.key", "public", "private", "certsX/a", "team-a/x/y"} {
 		s.put(t, name, s.canary())
 	}
 	p := s.provider(t, Options{RequirePolicy: true})
@@ -50,6 +50,8 @@ func TestPolicy(t *testing.T) {
 		{"", "{path: public}", ""},
 		{"admin", "{path: private}", ""},
 		{"admin", "{path: keys/}", ""},
+		{"web", "{path: team-a/x/y}", ""},
+		{"web", "{path: team-a/}", ""},
 		{"web", "{path: keys/}", "Denied"},
 		{"web", "{path: keys/deep/a.key}", "Denied"},
 		{"web", "{path: private}", "Denied"},
@@ -144,4 +146,92 @@ func TestAPolicyCanBeRequired(t *testing.T) {
 	fetch(t, s.provider(t, Options{}), "[{objectName: secret}]")
 	_, err := s.provider(t, Options{RequirePolicy: true}).Fetch(t.Context(), request("[{objectName: secret}]"))
 	s.clean(t, err, provider.ErrDenied)
+}
+
+func TestAPolicyThatWasThereIsMissed(t *testing.T) {
+	const objects, allow = "[{objectName: secret}]", "rules: [{namespace: shop, serviceAccounts: [web], paths: [secret]}]"
+	for name, see := range map[string]func(t *testing.T, s *store) *Provider{
+		"when the provider starts": func(t *testing.T, s *store) *Provider {
+			s.putRoot(t, policyName, allow)
+			return s.provider(t, Options{})
+		},
+		"in a fetch": func(t *testing.T, s *store) *Provider {
+			p := s.provider(t, Options{})
+			fetch(t, p, objects) // as long as there was none
+			s.putRoot(t, policyName, allow)
+			fetch(t, p, objects)
+			return p
+		},
+		"although it was malformed": func(t *testing.T, s *store) *Provider {
+			p := s.provider(t, Options{})
+			s.putRoot(t, policyName, "")
+			if _, err := p.Fetch(t.Context(), request(objects)); err == nil {
+				t.Fatal("a malformed policy allows")
+			}
+			return p
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			s.put(t, "secret", s.canary())
+			p := see(t, s)
+			if err := os.Remove(filepath.Join(s.root, policyName)); err != nil {
+				t.Fatal(err)
+			}
+			_, err := p.Fetch(t.Context(), request(objects))
+			s.clean(t, err, provider.ErrDenied)
+			want := "the access policy " + filepath.Join(s.root, policyName) + " is gone, so nothing is allowed: put it back, or restart the provider to go on without one: denied"
+			if err.Error() != want {
+				t.Errorf("error %q, want %q", err, want)
+			}
+			s.putRoot(t, policyName, allow)
+			fetch(t, p, objects)
+			if err := os.Remove(filepath.Join(s.root, policyName)); err != nil {
+				t.Fatal(err)
+			}
+			fetch(t, s.provider(t, Options{}), objects) // a provider that never saw it
+		})
+	}
+}
+
+func TestAPatternMatchesElementByElement(t *testing.T) {
+	for _, test := range []struct {
+		pattern   string
+		yes, no   []string // paths of files; of folders with a slash at the end
+		malformed bool
+	}{
+		{pattern: "**", yes: []string{"a", "a/b", "a/", "./"}},
+		{pattern: "a", yes: []string{"a"}, no: []string{"b", "a/b", "a/", "./"}},
+		{pattern: "*", yes: []string{"a", "*"}, no: []string{"a/b", "a/", "./"}},
+		{pattern: "a/*", yes: []string{"a/b"}, no: []string{"a", "a/b/c", "a/", "a/b/"}},
+		{pattern: "a/**", yes: []string{"a/b", "a/b/c", "a/", "a/b/"}, no: []string{"a", "aa/b", "b/a/b", "./"}},
+		{pattern: "team-*/**", yes: []string{"team-a/x", "team-a/x/y", "team-/x", "team-a/", "team-b/x/"}, no: []string{"team-a", "team/x", "x/team-a/y", "team/", "./"}},
+		{pattern: "*/**", yes: []string{"a/b", "a/b/c", "a/"}, no: []string{"a", "./"}},
+		{pattern: "*/*/**", yes: []string{"a/b/c", "a/b/"}, no: []string{"a/b", "a/", "./"}},
+		{pattern: "a/?/c", yes: []string{"a/b/c"}, no: []string{"a//c", "a/bb/c", "a/c"}},
+		{pattern: "a[^x]b", yes: []string{"a-b"}, no: []string{"axb", "a/b"}},
+		{pattern: "a[.-0]b", yes: []string{"a.b", "a0b"}, no: []string{"a/b"}},
+		{pattern: `a\*`, yes: []string{"a*"}, no: []string{"ab"}},
+		{pattern: `[*][*]`, yes: []string{"**"}, no: []string{"./", "a/"}},
+		{pattern: "a[/]b", malformed: true},
+		{pattern: `a\/b`, malformed: true},
+		{pattern: "[/**", malformed: true},
+		{pattern: "a/[/b", malformed: true},
+		{pattern: "**/a", malformed: true},
+		{pattern: "/**", malformed: true},
+		{pattern: strings.Repeat("a/", 32) + "a", malformed: true},
+	} {
+		if err := checkPattern(test.pattern); (err != nil) != test.malformed {
+			t.Errorf("checkPattern(%q) = %v, want an error: %v", test.pattern, err, test.malformed)
+		}
+		for want, paths := range map[bool][]string{true: test.yes, false: test.no} {
+			for _, name := range paths {
+				var o object
+				o.path, o.folder = strings.CutSuffix(name, "/")
+				if got := o.matches(test.pattern); got != want {
+					t.Errorf("the pattern %q covers %q: %v, want %v", test.pattern, name, got, want)
+				}
+			}
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package file
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,30 +11,75 @@ import (
 	"github.com/keymount/keymount/pkg/secret"
 )
 
-// readSource returns what each object takes from the source; nil for one that
-// is optional and not there.
-func (p *Provider) readSource(tree *tree, s source, identities identities) ([]*secret.Value, error) {
+// A reader reads the sources of one volume.
+type reader struct {
+	*Provider
+	tree       *tree
+	identities identities
+	left       int64 // bytes that the volume may have beyond those read
+}
+
+// read reads every source once, and makes the files of the volume.
+func (p *Provider) read(ctx context.Context, tree *tree, sources []source) (*provider.Bundle, error) {
+	r := &reader{Provider: p, tree: tree, identities: p.keys.lazily(), left: 16 * p.maxSize}
+	bundle := &provider.Bundle{Versions: make(provider.Versions, len(sources))}
+	for _, source := range sources {
+		contents, err := r.source(ctx, source)
+		if err != nil {
+			return nil, err
+		}
+		for i, object := range source.objects {
+			if contents[i] != nil {
+				bundle.Files = append(bundle.Files, provider.File{Path: object.name, Mode: object.mode, Data: *contents[i]})
+			}
+		}
+		bundle.Versions[source.mark.id] = p.versions.add(source, contents)
+	}
+	return bundle, nil
+}
+
+// source returns what each object takes from the source; nil for one that is
+// optional and not there.
+func (r *reader) source(ctx context.Context, s source) ([]*secret.Value, error) {
+	if err := canceled(ctx); err != nil {
+		return nil, err
+	}
 	contents := make([]*secret.Value, len(s.objects))
 	if s.mark.file == "" {
 		return contents, nil
 	}
-	data, err := p.readFile(tree, s.mark, identities)
+	data, err := r.readFile(r.tree, s.mark, r.identities)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.objects[0].in(tree), err)
+		return nil, fmt.Errorf("%s: %w", s.objects[0].in(r.tree), err)
 	}
-	doc := document{file: s.objects[0].path, text: data}
+	doc := &document{file: s.objects[0].path, text: data}
 	for i, o := range s.objects {
-		content, err := o.take(&doc)
+		if err := canceled(ctx); err != nil {
+			return nil, err
+		}
+		content, err := r.take(o, doc)
 		switch {
 		case o.optional && errors.Is(err, provider.ErrNotFound):
 			continue
 		case err != nil:
-			return nil, fmt.Errorf("%s: %w", o.in(tree), err)
+			return nil, fmt.Errorf("%s: %w", o.in(r.tree), err)
 		}
 		value := secret.New(content)
 		contents[i] = &value
 	}
 	return contents, nil
+}
+
+// take returns the bytes that the object takes from its file, and counts them.
+func (r *reader) take(o object, doc *document) ([]byte, error) {
+	content, err := o.take(doc)
+	if err != nil {
+		return nil, err
+	}
+	if r.left -= int64(len(content)); r.left < 0 {
+		return nil, fmt.Errorf("the volume is larger than %d bytes (--file-max-size): %w", 16*r.maxSize, provider.ErrInvalid)
+	}
+	return content, nil
 }
 
 // take returns the bytes that the object takes from its file.

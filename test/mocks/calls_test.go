@@ -49,10 +49,15 @@ func TestARepublishThatIsNotDueLooksAtTheMountOnce(t *testing.T) {
 	mounts := mocks.NewMockMounter(gomock.NewController(t))
 	target := t.TempDir()
 	const mount = 7
+	dir, err := os.Open(target)
+	if err != nil {
+		t.Fatal(err)
+	}
 	gomock.InOrder(
-		mounts.EXPECT().Mounted(target).Return(uint64(0), nil), // nothing to take over
-		mounts.EXPECT().Mount(target, gomock.Any()).Return(uint64(mount), nil),
-		mounts.EXPECT().Mounted(target).Return(uint64(mount), nil).Times(2), // before and after the write
+		mounts.EXPECT().Mounted(target).Return(uint64(0), nil), // nobody's
+		mounts.EXPECT().Mount(target, gomock.Any()).Return(uint64(mount), false, nil),
+		mounts.EXPECT().Open(target, uint64(mount)).Return(dir, nil),
+		mounts.EXPECT().Mounted(target).Return(uint64(mount), nil).Times(1), // after the write
 		mounts.EXPECT().Mounted(target).Return(uint64(mount), nil).Times(1), // the republish
 	)
 	server := mocks.NewMockCSIDriverProviderServer(gomock.NewController(t))

@@ -11,6 +11,10 @@ package coalesce
 
 import (
 	"crypto/rand"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -54,8 +58,8 @@ func (o *Options) observe(provider string, how How) {
 // for concurrent use.
 //
 // Results wait in memory for at most the TTL, and are dropped by one timer. A
-// fetch runs in a goroutine that ends with it; a fetch that nobody waits for
-// any more is cancelled.
+// fetch runs in a goroutine that ends with it, and for which Close waits; a
+// fetch that nobody waits for any more is cancelled.
 type Group struct {
 	opts   *Options
 	secret [32]byte // of the keys
@@ -63,12 +67,13 @@ type Group struct {
 	mu      sync.Mutex
 	closed  bool
 	flights map[key][]*flight // that may serve others; in the order of their beginning
+	flying  map[*flight]bool  // all whose goroutines run
 	timer   *time.Timer       // runs sweep when the first result expires; nil if none waits
 }
 
 // New returns a Group; nil options mean the defaults.
 func New(opts *Options) *Group {
-	g := &Group{opts: opts, flights: map[key][]*flight{}}
+	g := &Group{opts: opts, flights: map[key][]*flight{}, flying: map[*flight]bool{}}
 	_, _ = rand.Read(g.secret[:]) // never fails
 	return g
 }
@@ -80,14 +85,51 @@ func (g *Group) Middleware() provider.Middleware {
 	}
 }
 
-// Close drops all results and lets no request share from now on. Fetches in
-// flight go on for those who wait for them. It is idempotent.
+// closeTimeout bounds how long Close waits.
+const closeTimeout = 2 * time.Second
+
+// Close drops all results, cancels the fetches in flight and waits until they
+// have ended; every later fetch fails with provider.ErrUnavailable. A provider
+// that ignores its context does not hold Close up for longer than two seconds:
+// the error then says how many fetches are left behind. Close may be called
+// again.
 func (g *Group) Close() error {
+	timeout := time.After(closeTimeout)
+	for _, f := range g.shut() {
+		select {
+		case <-f.over:
+		case <-timeout:
+			return g.leftBehind()
+		}
+	}
+	return nil
+}
+
+// shut closes the group, and returns the flights that it cancelled.
+func (g *Group) shut() []*flight {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.closed = true
 	g.keep(func(*flight) bool { return false })
-	return nil
+	for f := range g.flying {
+		f.cancel()
+	}
+	return slices.Collect(maps.Keys(g.flying))
+}
+
+// leftBehind returns an error that counts the flights that go on, if any do.
+func (g *Group) leftBehind() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.flying) == 0 {
+		return nil
+	}
+	names := map[string]bool{}
+	for f := range g.flying {
+		names[f.provider.name] = true
+	}
+	return fmt.Errorf("fetches that go on %v after they were cancelled: %d (of %s)",
+		closeTimeout, len(g.flying), strings.Join(slices.Sorted(maps.Keys(names)), ", "))
 }
 
 // drop forgets the results of a provider, and lets nobody join the fetches

@@ -433,18 +433,3 @@ func TestANegativeTTLSharesOnlyInFlight(t *testing.T) {
 		k.fetched(2)
 	})
 }
-
-func TestAClosedGroupSharesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		k := newKit(t)
-		k.fetch(k.request())
-		flying := k.start(t.Context(), k.request(func(r *provider.Request) { r.Class = "default/flying" }))
-		_ = k.group.Close()
-		_ = k.group.Close()
-		if got := <-flying; got.err != nil {
-			t.Errorf("a fetch in flight at Close: %v", got.err)
-		}
-		k.fetch(k.request(), k.request())
-		k.fetched(4)
-	})
-}

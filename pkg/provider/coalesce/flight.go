@@ -18,6 +18,7 @@ type flight struct {
 	held     provider.Held // with which it asks
 	cancel   context.CancelFunc
 	done     chan struct{} // closed once there is a result
+	over     chan struct{} // closed once its goroutine has nothing left to do
 
 	// Guarded by Group.mu; the result does not change once done is closed.
 	until     time.Time // no new request is served from then on; zero: no limit
@@ -85,14 +86,22 @@ func (f *flight) orphan() provider.Lease {
 	return f.bundle.Lease
 }
 
-// begin starts a flight with one waiter, which nobody can find yet.
+// begin starts a flight with one waiter, which nobody can find yet. After
+// Close, it is one that has failed. The caller holds Group.mu.
 func (g *Group) begin(ctx context.Context, s *shared, req *provider.Request, k key) *flight {
 	req = clone(req)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	f := &flight{
-		provider: s, key: k, held: req.Held, cancel: cancel, done: make(chan struct{}),
+		provider: s, key: k, held: req.Held, cancel: cancel, done: make(chan struct{}), over: make(chan struct{}),
 		until: expiry(req.Tokens), waiters: 1,
 	}
+	if g.closed {
+		cancel()
+		f.err = fmt.Errorf("provider %q is not asked any more, because the process stops: %w", s.name, provider.ErrUnavailable)
+		close(f.done)
+		return f
+	}
+	g.flying[f] = true
 	go g.fly(ctx, f, req)
 	return f
 }
@@ -100,7 +109,7 @@ func (g *Group) begin(ctx context.Context, s *shared, req *provider.Request, k k
 // fly asks the provider and hands out its answer. A panic of the provider is
 // an error, and its value, which may show a secret, is dropped.
 func (g *Group) fly(ctx context.Context, f *flight, req *provider.Request) {
-	defer f.cancel()
+	defer g.end(f)
 	var bundle *provider.Bundle
 	err := fmt.Errorf("provider %q panicked: %w", f.provider.name, provider.ErrUnavailable)
 	defer func() {
@@ -111,6 +120,15 @@ func (g *Group) fly(ctx context.Context, f *flight, req *provider.Request) {
 	if bundle == nil && err == nil {
 		err = fmt.Errorf("provider %q answered with nothing: %w", f.provider.name, provider.ErrUnavailable)
 	}
+}
+
+// end counts the flight out.
+func (g *Group) end(f *flight) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f.cancel()
+	delete(g.flying, f)
+	close(f.over)
 }
 
 // land hands out the result of a flight.

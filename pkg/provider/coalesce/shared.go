@@ -31,7 +31,7 @@ func (s *shared) Fetch(ctx context.Context, req *provider.Request) (*provider.Bu
 	bundle, err := s.wait(ctx, f, how == Fetched, req.Held.Versions)
 	if errors.Is(err, errOthers) {
 		how = Fetched
-		bundle, err = s.wait(ctx, s.group.begin(ctx, s, req, key{}), true, req.Held.Versions)
+		bundle, err = s.wait(ctx, s.group.alone(ctx, s, req), true, req.Held.Versions)
 	}
 	return bundle, err
 }
@@ -41,7 +41,7 @@ func (s *shared) Fetch(ctx context.Context, req *provider.Request) (*provider.Bu
 func (g *Group) board(ctx context.Context, s *shared, req *provider.Request) (*flight, How) {
 	now := time.Now()
 	if !shareable(req, now) {
-		return g.begin(ctx, s, req, key{}), Fetched
+		return g.alone(ctx, s, req), Fetched
 	}
 	k := g.key(s.name, req)
 	g.mu.Lock()
@@ -60,6 +60,13 @@ func (g *Group) board(ctx context.Context, s *shared, req *provider.Request) (*f
 		f.waiters++
 		return f, Joined
 	}
+}
+
+// alone returns a new flight that serves no other request.
+func (g *Group) alone(ctx context.Context, s *shared, req *provider.Request) *flight {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.begin(ctx, s, req, key{})
 }
 
 // wait returns the result of the flight as take does, or an error when ctx ends.

@@ -2,6 +2,12 @@
 // run at once, so that one slow backend neither holds kubelet's calls for ever
 // nor is buried under a node that restarts. Pods that wait to start come
 // before volumes that have something to show already.
+//
+// One namespace takes at most half of a provider's places, rounded up: a
+// store that never answers stops those who use it, not their neighbours.
+//
+// A volume whose class was edited holds nothing that is still true, so its
+// next refresh looks like a first publish and may take a reserved place.
 package limit
 
 import (
@@ -19,7 +25,8 @@ type Options struct {
 	// Timeout bounds one Fetch, the wait for a place included. Default: 90 s,
 	// which is below kubelet's two minutes.
 	Timeout time.Duration
-	// Concurrent is how many calls of one provider run at once. Default: 16.
+	// Concurrent is how many calls of one provider run at once, at most half
+	// of them for one namespace. Default: 16.
 	Concurrent int
 	// Reserved is how many of those places only first publishes may take.
 	// Default: 4. At least one place is open to refreshes.
@@ -93,11 +100,11 @@ var errTimeout = errors.New("timeout")
 func (l *limited) Fetch(ctx context.Context, req *provider.Request) (*provider.Bundle, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, l.timeout, errTimeout)
 	defer cancel()
-	k := kindOf(req.Held)
-	if err := l.gate.enter(ctx, k); err != nil {
-		return nil, l.noPlace(ctx, err)
+	leave, err := l.gate.enter(ctx, kindOf(req.Held), req.Pod.Namespace)
+	if err != nil {
+		return nil, l.noPlace(ctx, req.Pod.Namespace, err)
 	}
-	defer l.gate.leave(k)
+	defer leave()
 	bundle, err := l.next.Fetch(ctx, req)
 	if err != nil && l.timedOut(ctx) && !final(err) {
 		return nil, fmt.Errorf("provider %q did not answer within %v: %w", l.name, l.timeout, provider.ErrUnavailable)
@@ -108,10 +115,10 @@ func (l *limited) Fetch(ctx context.Context, req *provider.Request) (*provider.B
 // Unwrap returns the provider behind the gate.
 func (l *limited) Unwrap() provider.Provider { return l.next }
 
-func (l *limited) noPlace(ctx context.Context, err error) error {
+func (l *limited) noPlace(ctx context.Context, namespace string, err error) error {
 	if l.timedOut(ctx) {
-		return fmt.Errorf("provider %q is busy: none of its %d places was free within %v: %w",
-			l.name, l.gate.places, l.timeout, provider.ErrUnavailable)
+		return fmt.Errorf("provider %q is busy: none of its %d places was free within %v (namespace %q may take %d of them): %w",
+			l.name, l.gate.places, l.timeout, namespace, l.gate.share, provider.ErrUnavailable)
 	}
 	return fmt.Errorf("provider %q is busy: %w: %w", l.name, provider.ErrUnavailable, err)
 }

@@ -49,7 +49,10 @@ func (b *backend) Release(context.Context, provider.Lease) error { return nil }
 func (b *backend) end(class string, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.answer[class] <- err
+	select {
+	case b.answer[class] <- err:
+	default: // it has not begun, as the test has told
+	}
 }
 
 // begun returns the classes whose calls began, in order, and forgets them.
@@ -65,12 +68,14 @@ func (b *backend) begun() []string {
 var refreshing = provider.Held{Versions: provider.Versions{"a": "1"}}
 
 // calls starts one call per class and waits until each runs or waits; the
-// result arrives on the channel.
+// result arrives on the channel. A class like "shop/c" is of that namespace,
+// one like "c" of a namespace of its own.
 func calls(p provider.Provider, held provider.Held, classes ...string) <-chan error {
 	results := make(chan error, len(classes))
 	for _, class := range classes {
+		namespace, _, _ := strings.Cut(class, "/")
 		go func() {
-			_, err := p.Fetch(context.Background(), &provider.Request{Class: class, Held: held})
+			_, err := p.Fetch(context.Background(), &provider.Request{Class: class, Held: held, Pod: provider.Pod{Namespace: namespace}})
 			results <- err
 		}()
 		synctest.Wait()
@@ -302,7 +307,7 @@ func TestTheDeadlineCoversTheWaitForAPlace(t *testing.T) {
 		g := limit.New(&limit.Options{Concurrent: 1, Timeout: time.Minute}).Middleware()
 		running := calls(g("p", stubborn{}), provider.Held{}, "running")
 		err := <-calls(g("p", b), provider.Held{}, "waiting")
-		want := `provider "p" is busy: none of its 1 places was free within 1m0s: unavailable`
+		want := `provider "p" is busy: none of its 1 places was free within 1m0s (namespace "waiting" may take 1 of them): unavailable`
 		if message(err) != want || !errors.Is(err, provider.ErrUnavailable) {
 			t.Errorf("error %q, want %q", err, want)
 		}
@@ -358,11 +363,11 @@ func TestManyCallsKeepTheLimit(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 500 {
 		all.Go(func() {
-			var held provider.Held
+			req := &provider.Request{Pod: provider.Pod{Namespace: fmt.Sprint(i % 7)}}
 			if i%2 == 0 {
-				held = refreshing
+				req.Held = refreshing
 			}
-			if _, err := p.Fetch(t.Context(), &provider.Request{Held: held}); err != nil {
+			if _, err := p.Fetch(t.Context(), req); err != nil {
 				t.Errorf("Fetch: %v", err)
 			}
 		})

@@ -9,7 +9,6 @@ import (
 
 	gomock "github.com/golang/mock/gomock"
 	publish "github.com/keymount/keymount/pkg/publish"
-	tmpfs "github.com/keymount/keymount/pkg/tmpfs"
 	volume "github.com/keymount/keymount/pkg/volume"
 )
 
@@ -78,71 +77,4 @@ func (m *MockPublisher) Unpublish(ctx context.Context, id volume.ID, target stri
 func (mr *MockPublisherMockRecorder) Unpublish(ctx, id, target interface{}) *gomock.Call {
 	mr.mock.ctrl.T.Helper()
 	return mr.mock.ctrl.RecordCallWithMethodType(mr.mock, "Unpublish", reflect.TypeOf((*MockPublisher)(nil).Unpublish), ctx, id, target)
-}
-
-// MockMounter is a mock of Mounter interface.
-type MockMounter struct {
-	ctrl     *gomock.Controller
-	recorder *MockMounterMockRecorder
-}
-
-// MockMounterMockRecorder is the mock recorder for MockMounter.
-type MockMounterMockRecorder struct {
-	mock *MockMounter
-}
-
-// NewMockMounter creates a new mock instance.
-func NewMockMounter(ctrl *gomock.Controller) *MockMounter {
-	mock := &MockMounter{ctrl: ctrl}
-	mock.recorder = &MockMounterMockRecorder{mock}
-	return mock
-}
-
-// EXPECT returns an object that allows the caller to indicate expected use.
-func (m *MockMounter) EXPECT() *MockMounterMockRecorder {
-	return m.recorder
-}
-
-// Mount mocks base method.
-func (m *MockMounter) Mount(target string, opts tmpfs.Options) (uint64, error) {
-	m.ctrl.T.Helper()
-	ret := m.ctrl.Call(m, "Mount", target, opts)
-	ret0, _ := ret[0].(uint64)
-	ret1, _ := ret[1].(error)
-	return ret0, ret1
-}
-
-// Mount indicates an expected call of Mount.
-func (mr *MockMounterMockRecorder) Mount(target, opts interface{}) *gomock.Call {
-	mr.mock.ctrl.T.Helper()
-	return mr.mock.ctrl.RecordCallWithMethodType(mr.mock, "Mount", reflect.TypeOf((*MockMounter)(nil).Mount), target, opts)
-}
-
-// Mounted mocks base method.
-func (m *MockMounter) Mounted(target string) (uint64, error) {
-	m.ctrl.T.Helper()
-	ret := m.ctrl.Call(m, "Mounted", target)
-	ret0, _ := ret[0].(uint64)
-	ret1, _ := ret[1].(error)
-	return ret0, ret1
-}
-
-// Mounted indicates an expected call of Mounted.
-func (mr *MockMounterMockRecorder) Mounted(target interface{}) *gomock.Call {
-	mr.mock.ctrl.T.Helper()
-	return mr.mock.ctrl.RecordCallWithMethodType(mr.mock, "Mounted", reflect.TypeOf((*MockMounter)(nil).Mounted), target)
-}
-
-// Unmount mocks base method.
-func (m *MockMounter) Unmount(target string) error {
-	m.ctrl.T.Helper()
-	ret := m.ctrl.Call(m, "Unmount", target)
-	ret0, _ := ret[0].(error)
-	return ret0
-}
-
-// Unmount indicates an expected call of Unmount.
-func (mr *MockMounterMockRecorder) Unmount(target interface{}) *gomock.Call {
-	mr.mock.ctrl.T.Helper()
-	return mr.mock.ctrl.RecordCallWithMethodType(mr.mock, "Unmount", reflect.TypeOf((*MockMounter)(nil).Unmount), target)
 }
