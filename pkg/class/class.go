@@ -73,9 +73,11 @@ func (c *Class) Rotation(fallback time.Duration) (time.Duration, error) {
 		c.Name, RotationInterval, text, minInterval, maxInterval, ErrInvalid)
 }
 
-// ProviderParameters returns a copy of the parameters without the reserved ones.
+// ProviderParameters returns a copy of the parameters without the reserved
+// ones. It is the caller's, and never nil.
 func (c *Class) ProviderParameters() map[string]string {
-	parameters := maps.Clone(c.Parameters)
+	parameters := make(map[string]string, len(c.Parameters))
+	maps.Copy(parameters, c.Parameters)
 	delete(parameters, RotationInterval)
 	return parameters
 }

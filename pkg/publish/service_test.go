@@ -126,6 +126,18 @@ func TestTheAuthorOfTheClassDecides(t *testing.T) {
 	}
 }
 
+func TestAClassWithoutParametersIsPublished(t *testing.T) {
+	w := newWorld(t)
+	w.mu.Lock()
+	w.class = &class.Class{Name: w.class.Name, Provider: "plain"}
+	w.mu.Unlock()
+	files := map[string]string{"a": "1"}
+	w.config.Providers = func(string) (provider.Provider, error) { return writesItself{files}, nil }
+	w.service = publish.New(w.config)
+	w.mustPublish()
+	w.mustHold(files)
+}
+
 func TestARepublishThatIsNotDueAsksNobody(t *testing.T) {
 	w := newWorld(t)
 	before := w.mustPublish()
