@@ -267,14 +267,6 @@ func TestAClassThatWantsNoRotationGetsNone(t *testing.T) {
 	r.becomes("v", "first")
 }
 
-func TestRotationNeedsNoRepublish(t *testing.T) {
-	r := newRig(t, nil)
-	r.writeClass("1s")
-	r.mustPublish("v")
-	began := r.store.Fetches()
-	r.eventually("two refreshes on the driver's own clock", func() bool { return r.store.Fetches() >= began+2 })
-}
-
 func TestVolumesOfOneIdentityShareAFetch(t *testing.T) {
 	r := newRig(t, nil)
 	r.store.Delay(50 * time.Millisecond)

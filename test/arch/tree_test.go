@@ -56,6 +56,8 @@ func (s *source) importName(importPath string) string {
 		case p != importPath:
 		case spec.Name != nil:
 			return spec.Name.Name
+		case p == mountUtils:
+			return "mount"
 		default:
 			return path.Base(strings.TrimSuffix(p, "/v2"))
 		}

@@ -98,15 +98,16 @@ var errTimeout = errors.New("timeout")
 // Fetch implements provider.Provider. The error wraps provider.ErrUnavailable
 // if there was no place or no answer in time.
 func (l *limited) Fetch(ctx context.Context, req *provider.Request) (*provider.Bundle, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, l.timeout, errTimeout)
+	own := time.Now().Add(l.timeout)
+	ctx, cancel := context.WithDeadlineCause(ctx, own, errTimeout)
 	defer cancel()
 	leave, err := l.gate.enter(ctx, kindOf(req.Held), req.Pod.Namespace)
 	if err != nil {
-		return nil, l.noPlace(ctx, req.Pod.Namespace, err)
+		return nil, l.noPlace(ctx, own, req.Pod.Namespace, err)
 	}
 	defer leave()
 	bundle, err := l.next.Fetch(ctx, req)
-	if err != nil && l.timedOut(ctx) && !final(err) {
+	if err != nil && timedOut(ctx, own) && !final(err) {
 		return nil, fmt.Errorf("provider %q did not answer within %v: %w", l.name, l.timeout, provider.ErrUnavailable)
 	}
 	return bundle, err
@@ -115,16 +116,22 @@ func (l *limited) Fetch(ctx context.Context, req *provider.Request) (*provider.B
 // Unwrap returns the provider behind the gate.
 func (l *limited) Unwrap() provider.Provider { return l.next }
 
-func (l *limited) noPlace(ctx context.Context, namespace string, err error) error {
-	if l.timedOut(ctx) {
+func (l *limited) noPlace(ctx context.Context, own time.Time, namespace string, err error) error {
+	if timedOut(ctx, own) {
 		return fmt.Errorf("provider %q is busy: none of its %d places was free within %v (namespace %q may take %d of them): %w",
 			l.name, l.gate.places, l.timeout, namespace, l.gate.share, provider.ErrUnavailable)
 	}
 	return fmt.Errorf("provider %q is busy: %w: %w", l.name, provider.ErrUnavailable, err)
 }
 
-func (l *limited) timedOut(ctx context.Context) bool {
-	return errors.Is(context.Cause(ctx), errTimeout)
+// early is how long before our own deadline the timer of the provider's
+// process, which was told of the deadline, may end a call.
+const early = 100 * time.Millisecond
+
+// timedOut reports whether it is our own deadline that ended a call.
+func timedOut(ctx context.Context, own time.Time) bool {
+	deadline, _ := ctx.Deadline()
+	return errors.Is(context.Cause(ctx), errTimeout) || deadline.Equal(own) && time.Until(own) < early
 }
 
 // final reports whether err is an answer, which stays one even if it is late.

@@ -196,6 +196,14 @@ func TestErrors(t *testing.T) {
 			`provider "p" did not answer within 5s: unavailable`, []error{provider.ErrUnavailable}},
 		{"the caller's end is not our deadline", func(_ *backend, cancel context.CancelCauseFunc) { cancel(canceled) },
 			"backend: unavailable: context canceled", []error{provider.ErrUnavailable, context.Canceled}},
+		{"the provider's own timer for our deadline may be a little early", func(b *backend, _ context.CancelCauseFunc) {
+			time.Sleep(4950 * time.Millisecond)
+			b.end("c", provider.ErrUnavailable)
+		}, `provider "p" did not answer within 5s: unavailable`, []error{provider.ErrUnavailable}},
+		{"an outage well before our deadline is the provider's", func(b *backend, _ context.CancelCauseFunc) {
+			time.Sleep(4800 * time.Millisecond)
+			b.end("c", provider.ErrUnavailable)
+		}, "unavailable", []error{provider.ErrUnavailable}},
 		{"a provider's error passes", func(b *backend, _ context.CancelCauseFunc) { b.end("c", provider.ErrDenied) },
 			"denied", []error{provider.ErrDenied}},
 		{"success passes", func(b *backend, _ context.CancelCauseFunc) { b.end("c", nil) }, "", nil},

@@ -1,0 +1,278 @@
+package driver_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/keymount/keymount/pkg/driver"
+	"github.com/keymount/keymount/pkg/plugin/v1alpha1"
+	"github.com/keymount/keymount/pkg/publish"
+	"github.com/keymount/keymount/pkg/tmpfs"
+)
+
+// An effect is what a flag does, seen from outside: by kubelet, by a provider,
+// or in the file system.
+type effect struct {
+	flag  string
+	value func(r *rig) string // not the default; it may arrange things
+	seen  func(r *rig, f *foreign)
+}
+
+func just(value string) func(*rig) string { return func(*rig) string { return value } }
+
+// TestEveryFlagHasItsEffect runs a driver with one flag after another, and a
+// class of a foreign provider that is refreshed each second.
+func TestEveryFlagHasItsEffect(t *testing.T) {
+	all := flag.NewFlagSet("", flag.ContinueOnError)
+	new(driver.Config).AddFlags(all)
+	untested := map[string]bool{}
+	all.VisitAll(func(f *flag.Flag) { untested[f.Name] = true })
+	for _, e := range append(effectsOnTheNode(), effectsOnProviders()...) {
+		delete(untested, e.flag)
+		t.Run(e.flag, func(t *testing.T) {
+			r, f := newForeignRig(t, map[string]string{"rotationInterval": "1s", "place": "class"})
+			if err := r.flags.Set(e.flag, e.value(r)); err != nil {
+				t.Fatal(err)
+			}
+			r.start()
+			e.seen(r, f)
+		})
+	}
+	if len(untested) > 0 {
+		t.Errorf("no effect is tested of the flags %v", untested)
+	}
+}
+
+func effectsOnTheNode() []effect {
+	var address string
+	return []effect{
+		{"endpoint", func(r *rig) string { return "unix://" + r.path("other.sock") }, func(r *rig, _ *foreign) {
+			r.mustPublish("v")
+			if _, err := os.Lstat(r.path("other.sock")); err != nil {
+				r.t.Error(err)
+			}
+		}},
+		{"nodeid", just("other"), func(r *rig, _ *foreign) {
+			info, err := r.node.NodeGetInfo(r.t.Context(), &csi.NodeGetInfoRequest{}, grpc.WaitForReady(true))
+			if err != nil || info.NodeId != "other" {
+				r.t.Errorf("NodeGetInfo = %v, %v", info, err)
+			}
+		}},
+		{"drivername", just("other.example"), func(r *rig, _ *foreign) {
+			info, err := r.identity.GetPluginInfo(r.t.Context(), &csi.GetPluginInfoRequest{}, grpc.WaitForReady(true))
+			want := &csi.GetPluginInfoResponse{Name: "other.example", VendorVersion: "v1.2.3"}
+			if diff := cmp.Diff(want, info, protocmp.Transform()); err != nil || diff != "" {
+				r.t.Errorf("GetPluginInfo: %v (-want +got):\n%s", err, diff)
+			}
+		}},
+		{"state-dir", func(r *rig) string { return r.path("elsewhere") }, func(r *rig, _ *foreign) {
+			r.mustPublish("v")
+			records, err := filepath.Glob(r.path("elsewhere/volumes/*.json"))
+			if err != nil || len(records) != 1 {
+				r.t.Errorf("records = %v, %v; want one", records, err)
+			}
+		}},
+		{"metrics-addr", func(r *rig) string { address = freeAddress(r.t); return address }, func(r *rig, _ *foreign) {
+			r.eventually("/readyz says yes", func() bool { return readyz(address) == http.StatusOK })
+		}},
+		{"tmpfs-size", just("1Mi"), func(r *rig, _ *foreign) {
+			r.mustPublish("v")
+			var fs unix.Statfs_t
+			if err := unix.Statfs(r.target("v"), &fs); err != nil {
+				r.t.Fatal(err)
+			}
+			if size := int64(fs.Blocks) * fs.Bsize; size != 1<<20 || fs.Files != 8192 {
+				r.t.Errorf("the volume has room for %d bytes and %d files, want 1Mi and 8192", size, fs.Files)
+			}
+		}},
+		{"enable-secret-rotation", just("false"), func(r *rig, _ *foreign) {
+			r.mustPublish("v")
+			if rec, _ := r.driver.Volumes().Get("v"); !rec.Due.IsZero() {
+				r.t.Errorf("the volume is due %v, want never", rec.Due)
+			}
+		}},
+		{"rotation-poll-interval", func(r *rig) string {
+			r.declare("classes", "foreign", nil)
+			return "1s"
+		}, func(r *rig, f *foreign) {
+			r.mustPublish("v")
+			r.eventually("a refresh", func() bool { return len(f.requests()) > 1 })
+		}},
+	}
+}
+
+func effectsOnProviders() []effect {
+	return []effect{
+		{"class-dir", func(r *rig) string {
+			if err := os.Mkdir(r.path("elsewhere"), 0o755); err != nil {
+				r.t.Fatal(err)
+			}
+			r.declare("elsewhere", "foreign", map[string]string{"place": "elsewhere"})
+			return r.path("elsewhere")
+		}, func(r *rig, f *foreign) {
+			r.mustPublish("v")
+			r.wasAsked(f, map[string]string{"place": "elsewhere"})
+		}},
+		{"provider-volume", func(r *rig) string {
+			r.serveForeign("elsewhere", holds("elsewhere"))
+			return r.path("elsewhere")
+		}, func(r *rig, _ *foreign) {
+			r.mustPublish("v")
+			r.becomes("v", "elsewhere")
+		}},
+		{"additional-provider-volume-paths", func(r *rig) string {
+			r.serveForeign("second", holds("second"))
+			r.serveForeign("third", holds("third"))
+			return r.path("none") + ", " + r.path("second") + "," + r.path("third")
+		}, func(r *rig, _ *foreign) {
+			r.mustPublish("v")
+			r.becomes("v", "second") // provider-volume, where "first" is, comes last
+		}},
+		{"provider-timeout", just("1s"), func(r *rig, f *foreign) {
+			f.answers(func(ctx context.Context, _ *v1alpha1.MountRequest) (*v1alpha1.MountResponse, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			})
+			began := time.Now()
+			err := r.publish("v")
+			if code := status.Code(err); code != codes.Unavailable {
+				r.t.Errorf("publish = %v, want Unavailable", err)
+			}
+			if took := time.Since(began); took < 900*time.Millisecond || took > patience/2 {
+				r.t.Errorf("publish took %v, want 1s", took)
+			}
+		}},
+		{"max-call-recv-msg-size", just("2048"), func(r *rig, f *foreign) {
+			f.answers(holds(strings.Repeat("x", 2048)))
+			r.fails(codes.ResourceExhausted, "larger than 2048 bytes: fetch less in one class, or raise --max-call-recv-msg-size")
+		}},
+		{"allow-volume-attribute-overrides", just("true"), func(r *rig, f *foreign) {
+			req := r.request("v")
+			req.VolumeContext["place"], req.VolumeContext["more"] = "pod", "pod"
+			if err := r.send(req); err != nil {
+				r.t.Fatal(err)
+			}
+			r.wasAsked(f, map[string]string{"place": "pod", "more": "pod"})
+		}},
+		{"send-held-versions", just("false"), func(r *rig, f *foreign) {
+			r.mustPublish("v")
+			r.eventually("a refresh", func() bool { return len(f.requests()) > 1 })
+			if held := f.requests()[1].CurrentObjectVersion; len(held) > 0 {
+				r.t.Errorf("the provider was told of %v", held)
+			}
+		}},
+	}
+}
+
+// wasAsked compares the parameters of the provider's first request, apart from
+// those that every request has.
+func (r *rig) wasAsked(f *foreign, want map[string]string) {
+	r.t.Helper()
+	got := map[string]string{}
+	if err := json.Unmarshal([]byte(f.requests()[0].Attributes), &got); err != nil {
+		r.t.Fatal(err)
+	}
+	for key := range got {
+		if key == "secretProviderClass" || strings.HasPrefix(key, "csi.storage.k8s.io/") {
+			delete(got, key)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		r.t.Errorf("parameters (-want +got):\n%s", diff)
+	}
+}
+
+// fails publishes a volume that cannot be.
+func (r *rig) fails(code codes.Code, words string) {
+	r.t.Helper()
+	if err := r.publish("v"); status.Code(err) != code || !strings.Contains(err.Error(), words) {
+		r.t.Errorf("publish = %v, want %v and %q", err, code, words)
+	}
+}
+
+// A fragile Mounter panics at first.
+type fragile struct {
+	publish.Mounter
+	mounts atomic.Int32
+}
+
+func (m *fragile) Mount(target string, opts tmpfs.Options) (uint64, bool, error) {
+	if m.mounts.Add(1) == 1 {
+		panic("the first mount")
+	}
+	return m.Mounter.Mount(target, opts)
+}
+
+func TestAPanicFailsOneCallAndNoOther(t *testing.T) {
+	mounts, err := tmpfs.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := prepareRig(t)
+	r.options = &driver.Options{Mounts: &fragile{Mounter: mounts}}
+	r.start()
+	r.fails(codes.Internal, "internal error: panic of type string")
+	r.nothingIsLeft("v")
+	r.mustPublish("v")
+	r.becomes("v", "first")
+}
+
+func TestVolumesCostNoGoroutineAndNoOpenFile(t *testing.T) {
+	const tolerance = 10
+	r := newRig(t, nil)
+	r.mustPublish("v")
+	files := func() int {
+		open, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(open)
+	}
+	goroutines, opened := runtime.NumGoroutine(), files()
+	for i := range 50 {
+		r.mustPublish(fmt.Sprint("many-", i))
+	}
+	r.eventually("as many goroutines and open files as with one volume", func() bool {
+		return runtime.NumGoroutine() < goroutines+tolerance && files() < opened+tolerance
+	})
+}
+
+func TestStopWaitsForReleasesOfLeases(t *testing.T) {
+	r := prepareRig(t)
+	r.declare("classes", "fake", map[string]string{"lease": "database"})
+	r.start()
+	r.mustPublish("v")
+	if got := r.store.Leases(); got != 1 {
+		t.Fatalf("%d leases of one volume", got)
+	}
+	r.store.Delay(500 * time.Millisecond) // longer than all else that a stop waits for
+	if err := r.unpublish("v"); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	if got := r.store.Leases(); got != 0 {
+		t.Errorf("%d leases are left after Run has returned", got)
+	}
+	if _, err := os.Lstat(r.path("csi.sock")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is left: %v", err)
+	}
+}
