@@ -19,7 +19,6 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/grpclog"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 
@@ -186,6 +185,30 @@ func (r *rig) search(canaries []string) (files int) {
 	return files
 }
 
+// grpcLogs passes what gRPC logs on to a test that wants it. The logger itself
+// can only be set before the first connection.
+var grpcLogs valve
+
+type valve struct {
+	mu sync.Mutex
+	to io.Writer // nil: nobody wants it
+}
+
+func (v *valve) Write(p []byte) (int, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.to == nil {
+		return len(p), nil
+	}
+	return v.to.Write(p)
+}
+
+func (v *valve) open(to io.Writer) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.to = to
+}
+
 // captureLogs collects what klog, at its highest level, and gRPC log until the
 // test ends.
 func captureLogs(t *testing.T) *syncBuffer {
@@ -199,11 +222,11 @@ func captureLogs(t *testing.T) *syncBuffer {
 		}
 	}
 	klog.SetOutput(logs)
-	grpclog.SetLoggerV2(grpclog.NewLoggerV2WithVerbosity(logs, logs, logs, 99))
+	grpcLogs.open(logs)
 	t.Cleanup(func() { // after the rig's, when nobody logs
 		klog.Flush()
 		state.Restore()
-		grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
+		grpcLogs.open(nil)
 	})
 	return logs
 }

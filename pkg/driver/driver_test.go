@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/grpclog"
 	"google.golang.org/grpc/status"
 
 	"github.com/keymount/keymount/pkg/driver"
@@ -30,7 +31,10 @@ import (
 	"github.com/keymount/keymount/pkg/tmpfs/userns"
 )
 
-func TestMain(m *testing.M) { os.Exit(userns.Main(m)) }
+func TestMain(m *testing.M) {
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2WithVerbosity(&grpcLogs, &grpcLogs, &grpcLogs, 99))
+	os.Exit(userns.Main(m))
+}
 
 // patience is how long anything may take to happen.
 const patience = 20 * time.Second

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/grpclog"
 
 	"github.com/keymount/keymount/pkg/plugin"
 	"github.com/keymount/keymount/pkg/plugin/v1alpha1"
@@ -21,7 +22,10 @@ import (
 	"github.com/keymount/keymount/pkg/secret"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2WithVerbosity(&grpcLogs, &grpcLogs, &grpcLogs, 99))
+	goleak.VerifyTestMain(m)
+}
 
 // patience bounds waits that end at once unless something is broken.
 const patience = 20 * time.Second

@@ -18,7 +18,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/grpclog"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -399,6 +398,30 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
+// grpcLogs passes what gRPC logs on to a test that wants it. The logger itself
+// can only be set before the first connection.
+var grpcLogs valve
+
+type valve struct {
+	mu sync.Mutex
+	to io.Writer // nil: nobody wants it
+}
+
+func (v *valve) Write(p []byte) (int, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.to == nil {
+		return len(p), nil
+	}
+	return v.to.Write(p)
+}
+
+func (v *valve) open(to io.Writer) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.to = to
+}
+
 // captureLogs collects everything that klog at -v=10 and gRPC log during the test.
 func captureLogs(t *testing.T) *lockedBuffer {
 	t.Helper()
@@ -412,11 +435,11 @@ func captureLogs(t *testing.T) *lockedBuffer {
 		}
 	}
 	klog.SetOutput(logged)
-	grpclog.SetLoggerV2(grpclog.NewLoggerV2WithVerbosity(logged, logged, logged, 99))
+	grpcLogs.open(logged)
 	t.Cleanup(func() {
 		klog.Flush()
 		state.Restore()
-		grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
+		grpcLogs.open(nil)
 	})
 	return logged
 }
