@@ -67,7 +67,7 @@ func newNode(t *testing.T) *node {
 		stamps: map[string]bool{}, cut: map[string]int{},
 	}
 	n.binary = filepath.Join(t.TempDir(), "keymount-driver")
-	if out, err := exec.Command("go", "build", "-o", n.binary, "github.com/keymount/keymount/cmd/keymount-driver").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", n.binary, "github.com/keymount/keymount/cmd/keymount-driver").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	if err := unix.Mount(n.dir, n.bare, "", unix.MS_BIND, ""); err != nil {

@@ -100,7 +100,7 @@ func (b *bench) driverArgs() []string {
 
 func (b *bench) startDriver() error {
 	binary := b.path("keymount-driver")
-	if out, err := exec.Command("go", "build", "-o", binary, "github.com/keymount/keymount/cmd/keymount-driver").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "github.com/keymount/keymount/cmd/keymount-driver").CombinedOutput(); err != nil {
 		return fmt.Errorf("build the driver: %w\n%s", err, out)
 	}
 	conn, err := b.start(b.path("csi.sock"), binary, b.driverArgs()...)

@@ -26,8 +26,8 @@ func (p *page) write(w io.Writer) error {
 Written by `+"`make bench OUT=docs/benchmarks.md`"+`; nothing here is typed by hand. The driver is its own process, called over its CSI socket as kubelet
 does; the provider answers at once over a provider socket, one fetch for each publish and rotation. The floor of an operation is one empty gRPC
 call to another process, and the system calls that the operation cannot do without (mount, mkdir, open, write, symlink, rename, unlink, umount, rmdir), made one after the
-other with nothing around them. Both are measured in turn, %d times each, with files of %d bytes. Absolute times are those of this machine;
-the ratios are what carries over.
+other with nothing around them. Both are measured in turn, %d times each, with files of %d bytes, and each process is woken by a call that does not
+count before every one that does. Absolute times are those of this machine; the ratios are what carries over.
 
 Machine: %s, %d CPUs, Linux %s, %s.
 

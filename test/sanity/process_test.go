@@ -30,7 +30,7 @@ func TestMain(m *testing.M) { os.Exit(userns.Main(m)) }
 func build(t *testing.T, name string) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), name)
-	cmd := exec.Command("go", "build", "-race", "-o", binary, "./cmd/"+name)
+	cmd := exec.Command("go", "build", "-race", "-buildvcs=false", "-o", binary, "./cmd/"+name)
 	cmd.Dir = "../.."
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v\n%s", name, err, out)

@@ -120,8 +120,6 @@ func TestSanity(t *testing.T) {
 func startDriver(t *testing.T, canary string) (dir string, driver *grpc.ClientConn) {
 	t.Helper()
 	dir = t.TempDir()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
 	for path, text := range map[string]string{"root/sanity/app/password": canary, "classes/sanity.yaml": class} {
 		path = filepath.Join(dir, path)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -136,6 +134,8 @@ func startDriver(t *testing.T, canary string) (dir string, driver *grpc.ClientCo
 		t.Fatal(err)
 	}
 	providerBinary, driverBinary := build(t, "keymount-provider"), build(t, "keymount-driver")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	start(t, canary, providerBinary, "--providers=file", "--socket-dir="+sockets, "--file-root="+filepath.Join(dir, "root"), "-v=10")
 	provider := v1alpha1.NewCSIDriverProviderClient(connect(t, filepath.Join(sockets, "file.sock")))
 	if _, err := provider.Version(ctx, &v1alpha1.VersionRequest{Version: "v1alpha1"}); err != nil {
