@@ -80,6 +80,21 @@ func WriteIn(dir *os.File, files []File, opts *Options) (changed bool, err error
 	return writeIn(calls{}, int(dir.Fd()), dir.Name(), files, opts)
 }
 
+// Repair removes what a killed Write left in the directory, and touches
+// nothing else. The next Write does so too; Repair is for when none may come
+// for long. Like WriteIn it works on an open directory.
+func Repair(dir *os.File) error {
+	defer runtime.KeepAlive(dir)
+	w, err := newWriter(calls{}, int(dir.Fd()), nil)
+	if err == nil {
+		_, err = w.repair()
+	}
+	if err != nil {
+		return fmt.Errorf("repair %q: %w", dir.Name(), err)
+	}
+	return nil
+}
+
 func write(sys calls, dir string, files []File, opts *Options) (changed bool, err error) {
 	fd, err := sys.opendir(unix.AT_FDCWD, dir)
 	if err != nil {
@@ -120,14 +135,9 @@ func sorted(files []File) []File {
 
 // replace brings the directory from whatever it holds to want.
 func (w *writer) replace(want []entry) (changed bool, err error) {
-	had, err := w.survey()
+	had, err := w.repair()
 	if err != nil {
 		return false, err
-	}
-	for _, name := range had.leftovers {
-		if err := w.remove(w.dir, name); err != nil {
-			return false, err
-		}
 	}
 	if had.shows(want) && w.holds(had.generation, want) {
 		return false, nil
@@ -136,6 +146,20 @@ func (w *writer) replace(want []entry) (changed bool, err error) {
 		return false, err
 	}
 	return true, w.tidy(want, had)
+}
+
+// repair removes what a killed Write left, and returns what is there besides.
+func (w *writer) repair() (*survey, error) {
+	had, err := w.survey()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range had.leftovers {
+		if err := w.remove(w.dir, name); err != nil {
+			return nil, err
+		}
+	}
+	return had, nil
 }
 
 // publish makes want visible, or leaves everything as it was.

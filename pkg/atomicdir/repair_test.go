@@ -250,3 +250,37 @@ func TestADeepTreeIsRemovedWithFewDescriptors(t *testing.T) {
 		t.Errorf("%d descriptors were open at once, want 1 to 4", most)
 	}
 }
+
+func TestRepairRemovesLeftoversAndTouchesNothingElse(t *testing.T) {
+	dir := memDir(t)
+	if _, err := Write(dir, []File{{Path: "a", Mode: 0o600, Data: []byte("x")}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	current, err := os.Readlink(filepath.Join(dir, dataName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, foreign := filepath.Join(dir, orphan), filepath.Join(dir, "foreign")
+	for _, d := range []string{left, foreign} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	if err := Repair(open); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(left); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the orphan is left: %v", err)
+	}
+	if _, err := os.Lstat(foreign); err != nil {
+		t.Errorf("something else is gone: %v", err)
+	}
+	if now, err := os.Readlink(filepath.Join(dir, dataName)); err != nil || now != current {
+		t.Errorf("%s = %q, %v; want %q", dataName, now, err, current)
+	}
+}

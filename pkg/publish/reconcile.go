@@ -5,22 +5,44 @@ import (
 	"errors"
 	"time"
 
+	"github.com/keymount/keymount/pkg/atomicdir"
 	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/volume"
 )
 
-// Reconcile brings the due times of volumes that an earlier driver published
-// in line with this one's schedule, and with classes that changed meanwhile.
-// It fetches nothing. Call it once, before the first refresh.
+// Reconcile takes over the volumes that an earlier driver published: it
+// removes what that one, if it was killed, left half written in them, and
+// brings their due times in line with this one's schedule and with classes
+// that changed meanwhile. It fetches nothing. Call it once, before the first
+// refresh.
 func (s *Service) Reconcile(ctx context.Context) error {
 	var errs []error
 	for _, rec := range s.Volumes.List() {
-		if due := s.reconciled(ctx, rec); !due.Equal(rec.Due) {
-			rec.Due = due
-			errs = append(errs, s.Volumes.Put(rec))
-		}
+		errs = append(errs, s.takeOver(ctx, rec.ID))
 	}
 	return errors.Join(errs...)
+}
+
+func (s *Service) takeOver(ctx context.Context, id volume.ID) error {
+	ctx, done, err := s.turns.take(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer done()
+	rec, ok := s.Volumes.Get(id)
+	if !ok {
+		return nil
+	}
+	dir, err := s.Mounts.Open(rec.Target, rec.Mount)
+	if err != nil {
+		return nil // it is not mounted any more, which the next call about it finds
+	}
+	err = errors.Join(atomicdir.Repair(dir), dir.Close())
+	if due := s.reconciled(ctx, rec); !due.Equal(rec.Due) {
+		rec.Due = due
+		err = errors.Join(err, s.Volumes.Put(rec))
+	}
+	return err
 }
 
 // reconciled returns when a volume is due under this driver.

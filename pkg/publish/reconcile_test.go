@@ -1,6 +1,10 @@
 package publish_test
 
 import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -77,4 +81,36 @@ func TestReconcileReportsWhatItCannotRemember(t *testing.T) {
 	w.service = publish.New(w.config)
 	w.breaks(stepPut, errFault)
 	check(t, w.service.Reconcile(t.Context()), errFault)
+}
+
+func TestReconcileRemovesWhatAKilledDriverLeft(t *testing.T) {
+	w := newWorld(t)
+	w.mustPublish()
+	orphan := filepath.Join(w.target, "..2026_01_02_03_04_05.7")
+	if err := os.Mkdir(orphan, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(orphan, "password"), []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.service.Reconcile(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(orphan); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the orphan generation is left: %v", err)
+	}
+	w.mustHold(map[string]string{"password": "first"})
+}
+
+func TestReconcileLeavesAVolumeThatIsGone(t *testing.T) {
+	w := newWorld(t)
+	w.mustPublish()
+	w.breaks(stepOpen, errFault)
+	before, _ := w.volumes.Get("csi-1")
+	if err := w.service.Reconcile(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after, _ := w.volumes.Get("csi-1"); !after.Due.Equal(before.Due) {
+		t.Errorf("due %v, was %v", after.Due, before.Due)
+	}
 }

@@ -37,6 +37,7 @@ func (n *node) mustBeWhole(round int) {
 			n.mustShowOneGeneration(round, i)
 			if entries, err := os.ReadDir(target); err != nil || len(untidy(entries)) > 0 {
 				n.cut["rotation"]++
+				n.store.Put("secret", []byte(n.shown[i])) // back to what the volume shows: nothing to write, and yet something to tidy
 			}
 		case publishing:
 			n.cut["publish"]++
