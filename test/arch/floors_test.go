@@ -58,8 +58,8 @@ var providerMayImport = []string{"pkg/provider", "pkg/provider/params", "pkg/sec
 
 // reserved names the few packages that may import a library.
 var reserved = []struct {
-	library, reason string
-	owners          []string
+	module, reason string
+	owners         []string
 }{
 	{"github.com/container-storage-interface/spec", "kubelet's messages are translated in one place; `try` plays kubelet", []string{"pkg/node", "cmd/keymount"}},
 	{"k8s.io/client-go", "everything else runs without a cluster", []string{"pkg/kube"}},
@@ -140,7 +140,7 @@ func mayImportLibrary(from, imported string) string {
 		return "every other package stands on this one: it imports the standard library and " + fmt.Sprint(allowed)
 	}
 	for _, r := range reserved {
-		if within(imported, r.library) && !slices.Contains(r.owners, from) && !within(from, "test") {
+		if within(imported, r.module) && !slices.Contains(r.owners, from) && !within(from, "test") {
 			return fmt.Sprintf("that is for %s alone: %s", r.owners, r.reason)
 		}
 	}
