@@ -5,10 +5,16 @@ package class
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
+	"slices"
 	"time"
+	"unicode/utf8"
 )
 
 // RotationInterval is the reserved parameter with which a class sets its own
@@ -21,6 +27,12 @@ const (
 	minInterval = time.Second
 	maxInterval = 365 * 24 * time.Hour
 )
+
+// maxClass bounds the parameters of one class, all names and values together.
+// An API server stores no larger object either.
+const maxClass = 1 << 20
+
+var providerName = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,30}$`)
 
 var (
 	// ErrNotFound: the source answers, and has no such class.
@@ -41,10 +53,28 @@ func (n Name) String() string { return n.Namespace + "/" + n.Name }
 // A Class says which provider to ask, and for what. It is immutable once a
 // Source has returned it.
 type Class struct {
-	Name       Name
-	Revision   string // opaque; changes whenever the rest does
-	Provider   string
-	Parameters map[string]string
+	Name          Name
+	Revision      string // opaque; changes whenever the fields below do
+	Generation    int64  `json:"-"` // of the object in an API server; zero elsewhere
+	Provider      string
+	Parameters    map[string]string
+	SecretObjects []SecretObject `json:",omitempty"`
+}
+
+// A SecretObject asks for a Kubernetes Secret that holds a copy of files of
+// the volume. Nothing in it is checked: whoever writes Secrets does that.
+type SecretObject struct {
+	SecretName  string
+	Type        string
+	Labels      map[string]string
+	Annotations map[string]string
+	Data        []SecretData
+}
+
+// SecretData says that a key of a Secret holds the file of the path ObjectName.
+type SecretData struct {
+	ObjectName string
+	Key        string
 }
 
 // A Source finds classes. It is safe for concurrent use.
@@ -55,6 +85,33 @@ type Source interface {
 	// Changes calls changed with the name of each class that is changed,
 	// created or removed, until ctx ends.
 	Changes(ctx context.Context, changed func(Name)) error
+}
+
+// New returns the class c with its Revision. The error says which field of the
+// spec to change; it does not name the class and wraps nothing.
+func New(c Class) (*Class, error) {
+	if !providerName.MatchString(c.Provider) {
+		return nil, errors.New("spec.provider is missing or not the name of a provider: use 1 to 30 letters, digits, '-' and '_', such as \"file\"")
+	}
+	size := 0
+	for _, name := range slices.Sorted(maps.Keys(c.Parameters)) {
+		value := c.Parameters[name]
+		if !utf8.ValidString(value) || !utf8.ValidString(name) {
+			return nil, fmt.Errorf("spec.parameters: %q is not UTF-8 text", name)
+		}
+		size += len(name) + len(value)
+	}
+	if size > maxClass {
+		return nil, fmt.Errorf("spec.parameters has %d bytes: at most %d are allowed", size, maxClass)
+	}
+	c.Revision = ""
+	text, err := json.Marshal(c)
+	if err != nil {
+		return nil, errors.New("it cannot be encoded")
+	}
+	sum := sha256.Sum256(text)
+	c.Revision = hex.EncodeToString(sum[:16])
+	return &c, nil
 }
 
 // Rotation returns the interval at which volumes of the class are refreshed:

@@ -2,8 +2,6 @@ package class
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +9,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	// Not sigs.k8s.io/yaml: it goes through JSON text, which writes out each
 	// alias and so lets a small document ask for any amount of memory.
@@ -21,14 +18,9 @@ import (
 const (
 	group = "secrets-store.csi.x-k8s.io"
 	kind  = "SecretProviderClass"
-
-	// maxClass bounds the parameters of one class, all names and values
-	// together. An API server stores no larger object either.
-	maxClass = 1 << 20
 )
 
 var (
-	providerName  = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,30}$`)
 	objectName    = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
 	namespaceName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 	yamlLine      = regexp.MustCompile(`^yaml: (?:unmarshal errors:\n  )?line ([0-9]+): `)
@@ -196,15 +188,10 @@ func defineClass(place, version string, fields map[string]any) definition {
 	if err != nil {
 		return definition{place: place, err: fmt.Errorf("%s: %w: %w", place, err, ErrInvalid)}
 	}
-	class, err := parseSpec(fields["spec"])
+	class, err := parseSpec(name, fields["spec"])
 	if version != "v1" && version != "v1alpha1" {
 		err = fmt.Errorf("its apiVersion is missing or not served: set it to %s/v1", group)
 	}
-	if err != nil {
-		return definition{place: place, name: name, err: fmt.Errorf("class %s in %s: %w: %w", name, place, err, ErrInvalid)}
-	}
-	class.Name = name
-	class.Revision, err = revision(class)
 	if err != nil {
 		return definition{place: place, name: name, err: fmt.Errorf("class %s in %s: %w: %w", name, place, err, ErrInvalid)}
 	}
@@ -227,8 +214,8 @@ func parseName(metadata map[string]any) (Name, error) {
 	return Name{Namespace: namespace, Name: name}, nil
 }
 
-// parseSpec returns the class that the spec describes, without its name.
-func parseSpec(spec any) (*Class, error) {
+// parseSpec returns the class of that name that the spec describes.
+func parseSpec(name Name, spec any) (*Class, error) {
 	fields := mapping(spec)
 	var unknown []string
 	for field := range fields {
@@ -236,20 +223,18 @@ func parseSpec(spec any) (*Class, error) {
 			unknown = append(unknown, field)
 		}
 	}
-	provider, _ := fields["provider"].(string)
 	switch {
 	case fields == nil:
 		return nil, errors.New("spec is missing: it needs at least spec.provider")
 	case len(unknown) > 0:
 		return nil, fmt.Errorf("spec.%s is not a field of a %s: the fields are provider, parameters and secretObjects", slices.Min(unknown), kind)
-	case !providerName.MatchString(provider):
-		return nil, errors.New("spec.provider is missing or not the name of a provider: use 1 to 30 letters, digits, '-' and '_', such as \"file\"")
 	}
 	parameters, err := parseParameters(fields["parameters"])
 	if err != nil {
 		return nil, err
 	}
-	return &Class{Provider: provider, Parameters: parameters}, nil
+	provider, _ := fields["provider"].(string)
+	return New(Class{Name: name, Provider: provider, Parameters: parameters})
 }
 
 // parseParameters returns the parameters, all of which must be text.
@@ -258,24 +243,16 @@ func parseParameters(v any) (map[string]string, error) {
 	if fields == nil && v != nil {
 		return nil, errors.New("spec.parameters is not a mapping of names to text")
 	}
-	size := 0
 	parameters := make(map[string]string, len(fields))
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		switch value := fields[name].(type) {
 		case string:
-			if !utf8.ValidString(value) || !utf8.ValidString(name) {
-				return nil, fmt.Errorf("spec.parameters: %q is not UTF-8 text", name)
-			}
 			parameters[name] = value
-			size += len(name) + len(value)
 		case []any, map[any]any, map[string]any:
 			return nil, fmt.Errorf("spec.parameters: the value of %q is a structure and not text: write it as a block of text, \"%s: |\"", name, name)
 		default:
 			return nil, fmt.Errorf("spec.parameters: the value of %q is not text: quote it", name)
 		}
-	}
-	if size > maxClass {
-		return nil, fmt.Errorf("spec.parameters has %d bytes: at most %d are allowed", size, maxClass)
 	}
 	return parameters, nil
 }
@@ -298,15 +275,4 @@ func mapping(v any) map[string]any {
 	default:
 		return nil
 	}
-}
-
-// revision returns a hash of the class, the same for the same class however
-// its manifest is written.
-func revision(c *Class) (string, error) {
-	text, err := json.Marshal(c)
-	if err != nil {
-		return "", errors.New("it cannot be encoded")
-	}
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:16]), nil
 }

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/keymount/keymount/pkg/class"
+	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/volume"
 )
 
@@ -32,7 +34,13 @@ type Publisher interface {
 // A Result tells what a call did to a volume.
 type Result struct {
 	Outcome Outcome
-	Record  volume.Record // the volume as it is now
+	// Record is the volume as it is now. Where a publish failed, it has at most
+	// the name of the provider.
+	Record volume.Record
+	// Class and Bundle are what the volume now holds: nil unless the call asked
+	// the backend and succeeded. The Bundle of Unchanged may lack files.
+	Class  *class.Class
+	Bundle *provider.Bundle
 }
 
 // An Outcome is the case in which a call ended without error.

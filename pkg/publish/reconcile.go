@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/keymount/keymount/pkg/atomicdir"
+	"github.com/keymount/keymount/pkg/class"
 	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/volume"
 )
@@ -17,13 +18,32 @@ import (
 // refresh.
 func (s *Service) Reconcile(ctx context.Context) error {
 	var errs []error
+	classes := make(answers)
 	for _, rec := range s.Volumes.List() {
-		errs = append(errs, s.takeOver(ctx, rec.ID))
+		errs = append(errs, s.takeOver(ctx, rec.ID, classes))
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Service) takeOver(ctx context.Context, id volume.ID) error {
+// answers of a class.Source, which is asked for each class once: it may be
+// away, and take long to say so.
+type answers map[class.Name]answer
+
+type answer struct {
+	class *class.Class
+	err   error
+}
+
+func (a answers) class(ctx context.Context, from class.Source, name class.Name) (*class.Class, error) {
+	known, ok := a[name]
+	if !ok {
+		known.class, known.err = from.Class(ctx, name)
+		a[name] = known
+	}
+	return known.class, known.err
+}
+
+func (s *Service) takeOver(ctx context.Context, id volume.ID, classes answers) error {
 	ctx, done, err := s.turns.take(ctx, id)
 	if err != nil {
 		return err
@@ -38,7 +58,7 @@ func (s *Service) takeOver(ctx context.Context, id volume.ID) error {
 		return nil // it is not mounted any more, which the next call about it finds
 	}
 	err = errors.Join(atomicdir.Repair(dir), dir.Close())
-	if due := s.reconciled(ctx, rec); !due.Equal(rec.Due) {
+	if due := s.reconciled(ctx, rec, classes); !due.Equal(rec.Due) {
 		rec.Due = due
 		err = errors.Join(err, s.Volumes.Put(rec))
 	}
@@ -46,11 +66,11 @@ func (s *Service) takeOver(ctx context.Context, id volume.ID) error {
 }
 
 // reconciled returns when a volume is due under this driver.
-func (s *Service) reconciled(ctx context.Context, rec volume.Record) time.Time {
+func (s *Service) reconciled(ctx context.Context, rec volume.Record, classes answers) time.Time {
 	if s.Schedule == nil {
 		return time.Time{}
 	}
-	c, err := s.Classes.Class(ctx, rec.Class)
+	c, err := classes.class(ctx, s.Classes, rec.Class)
 	if err != nil {
 		return rec.Due // the next refresh says what is wrong with it
 	}

@@ -25,6 +25,10 @@ type Config struct {
 
 	Schedule *Schedule     // nil: volumes are never refreshed
 	Limits   tmpfs.Options // of each volume; Group comes from the volume
+	// NeedsFiles says that the files of a volume are wanted in Result.Bundle at
+	// its next refresh, even if they have not changed. Nil: never. What is
+	// leased is not asked for: it would be issued anew.
+	NeedsFiles func(volume.ID, *class.Class) bool
 	// AttributesWin lets the pod's volume attributes override and extend the
 	// parameters of the class, as drivers before this one do.
 	AttributesWin bool
@@ -161,13 +165,13 @@ func (s *Service) create(ctx context.Context, v volume.Volume) (Result, error) {
 	}
 	src, err := s.source(ctx, v.Class)
 	if err != nil {
-		return Result{}, err
+		return src.failed(), err
 	}
 	limits := s.Limits
 	limits.Group = v.Group
 	mount, kept, err := s.Mounts.Mount(v.Target, limits) // before the fetch: old plugins write into it
 	if err != nil {
-		return Result{}, fmt.Errorf("mount %s: %w", v.Target, err)
+		return src.failed(), fmt.Errorf("mount %s: %w", v.Target, err)
 	}
 	inUse := kept && s.holdsFiles(v.Target, mount) == nil
 	rec, err := s.newRecord(ctx, v, mount)
@@ -180,9 +184,9 @@ func (s *Service) create(ctx context.Context, v volume.Volume) (Result, error) {
 		}
 	}
 	if inUse {
-		return Result{}, fmt.Errorf("volume %s: keeping what %s already holds: %w", v.ID, v.Target, err)
+		return src.failed(), fmt.Errorf("volume %s: keeping what %s already holds: %w", v.ID, v.Target, err)
 	}
-	return Result{}, errors.Join(err, s.Mounts.Unmount(v.Target), s.forget(ctx, rec))
+	return src.failed(), errors.Join(err, s.Mounts.Unmount(v.Target), s.forget(ctx, rec))
 }
 
 // mustBeFree refuses to publish into the mount of another volume.
@@ -236,6 +240,9 @@ func (s *Service) refresh(ctx context.Context, rec volume.Record) (Result, error
 // renew brings the content of a mounted volume up to date and remembers it.
 func (s *Service) renew(ctx context.Context, src source, rec volume.Record, b bearer) (Result, error) {
 	held := src.held(rec)
+	if s.NeedsFiles != nil && held.Lease.IsZero() && s.NeedsFiles(rec.ID, src.class) {
+		held.Versions = nil
+	}
 	rec.Secretive = !b.empty()
 	bundle, err := s.fetch(ctx, src, rec, b, held)
 	if err != nil {
@@ -252,7 +259,7 @@ func (s *Service) renew(ctx context.Context, src source, rec volume.Record, b be
 	if changed {
 		outcome = Rotated
 	}
-	return Result{Outcome: outcome, Record: rec}, nil
+	return Result{Outcome: outcome, Record: rec, Class: src.class, Bundle: bundle}, nil
 }
 
 // keep makes the volume hold the bundle, and remembers that.

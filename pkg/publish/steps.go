@@ -32,7 +32,8 @@ type source struct {
 	interval time.Duration // zero: never refreshed
 }
 
-// source resolves the class of a volume and its provider.
+// source resolves the class of a volume and its provider. With an error it
+// has the class, if that was found.
 func (s *Service) source(ctx context.Context, name class.Name) (source, error) {
 	c, err := s.Classes.Class(ctx, name)
 	if err != nil {
@@ -44,13 +45,22 @@ func (s *Service) source(ctx context.Context, name class.Name) (source, error) {
 	}
 	interval, err := c.Rotation(fallback)
 	if err != nil {
-		return source{}, err
+		return source{class: c}, err
 	}
 	p, err := s.Providers(c.Provider)
 	if err != nil {
-		return source{}, fmt.Errorf("class %s: %w", name, err)
+		return source{class: c}, fmt.Errorf("class %s: %w", name, err)
 	}
 	return source{c, p, interval}, nil
+}
+
+// failed is the Result of a publish that failed: no more than whose fault it
+// may be.
+func (src source) failed() Result {
+	if src.class == nil {
+		return Result{}
+	}
+	return Result{Record: volume.Record{Provider: src.class.Provider}}
 }
 
 // held returns what the source may assume the volume to hold. Versions say
@@ -196,20 +206,22 @@ func (s *Service) stale(ctx context.Context, rec volume.Record, interval time.Du
 	}
 	if !errors.Is(context.Cause(ctx), context.Canceled) && !errors.Is(err, ErrUnpublished) {
 		failures := rec.Stale.Failures + 1
-		rec.Stale = volume.Staleness{Since: since, Failures: failures, Reason: reason(err), Message: err.Error()}
+		rec.Stale = volume.Staleness{Since: since, Failures: failures, Reason: Reason(err), Message: err.Error()}
 		rec.Due = s.Schedule.failed(now, interval, failures)
 		err = errors.Join(err, s.Volumes.Put(rec))
 	}
 	return Result{Record: rec}, &StaleError{ID: rec.ID, Since: since, Err: err}
 }
 
-// reason is provider.Reason, which knows no classes.
-func reason(err error) string {
+// Reason is provider.Reason, which knows no classes, for errors of a Publisher.
+func Reason(err error) string {
 	switch {
 	case errors.Is(err, class.ErrNotFound):
 		return "NotFound"
 	case errors.Is(err, class.ErrInvalid):
 		return "Invalid"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "Unavailable"
 	default:
 		return provider.Reason(err)
 	}
