@@ -30,6 +30,9 @@ type Server struct {
 	Name    string // of the driver, as pods and the CSIDriver object use it
 	Version string
 	NodeID  string // name of this node
+	// Root is the folder below which kubelet asks for volumes; no other target
+	// is touched. Empty: any.
+	Root string
 
 	Publisher publish.Publisher
 	Volumes   volume.Store
@@ -43,6 +46,12 @@ type Server struct {
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	csi.RegisterIdentityServer(r, s)
 	csi.RegisterNodeServer(r, s)
+}
+
+// Ping asks the CSI driver at the other end of conn for its name.
+func Ping(ctx context.Context, conn grpc.ClientConnInterface) error {
+	_, err := csi.NewIdentityClient(conn).GetPluginInfo(ctx, &csi.GetPluginInfoRequest{})
+	return err
 }
 
 // GetPluginInfo implements the CSI Identity service.
@@ -86,6 +95,9 @@ func (s *Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRe
 // published: kubelet would do nothing about it but harm.
 func (s *Server) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 	v, err := parsePublish(req)
+	if err == nil {
+		err = s.checkTarget(v.Target)
+	}
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -99,10 +111,15 @@ func (s *Server) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolu
 
 // NodeUnpublishVolume implements the CSI Node service.
 func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
-	if err := checkVolume(req.GetVolumeId(), "target path", req.GetTargetPath()); err != nil {
+	target := filepath.Clean(req.GetTargetPath())
+	err := checkVolume(req.GetVolumeId(), "target path", req.GetTargetPath())
+	if err == nil {
+		err = s.checkTarget(target)
+	}
+	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	if err := s.Publisher.Unpublish(ctx, volume.ID(req.GetVolumeId()), filepath.Clean(req.GetTargetPath())); err != nil {
+	if err := s.Publisher.Unpublish(ctx, volume.ID(req.GetVolumeId()), target); err != nil {
 		return nil, asStatus(err)
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, nil

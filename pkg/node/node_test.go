@@ -229,6 +229,29 @@ func TestUnpublishIsChecked(t *testing.T) {
 	}
 }
 
+func TestOnlyKubeletsTargetsAreTouched(t *testing.T) {
+	pub := &recorder{}
+	client := csi.NewNodeClient(dial(t, &node.Server{Publisher: pub, Root: "/var/lib/kubelet/pods"}))
+	for _, target := range []string{
+		"/etc", "/var/lib/kubelet", "/var/lib/kubelet/pods", "/var/lib/kubelet/pods/", "/var/lib/kubelet/podsx/uid/mount", "/var/lib/kubelet/plugins/x",
+		"/var/lib/kubelet/pods/../plugins/x",
+	} {
+		publish := validRequest()
+		publish.TargetPath = target
+		_, err := client.NodePublishVolume(t.Context(), publish)
+		_, err2 := client.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: "v", TargetPath: target})
+		if status.Code(err) != codes.InvalidArgument || status.Code(err2) != codes.InvalidArgument {
+			t.Errorf("publish and unpublish at %s = %v, %v; want InvalidArgument", target, err, err2)
+		}
+	}
+	if len(pub.volumes)+len(pub.unpublished) > 0 {
+		t.Errorf("published %v, unpublished %v", pub.volumes, pub.unpublished)
+	}
+	if _, err := client.NodePublishVolume(t.Context(), validRequest()); err != nil {
+		t.Errorf("publish at %s: %v", validRequest().TargetPath, err)
+	}
+}
+
 // answer is an error of a provider process, with the code that it chose.
 type answer struct{ code codes.Code }
 

@@ -97,6 +97,14 @@ func checkVolume(id, what, path string) error {
 	return nil
 }
 
+// checkTarget refuses a target that is not kubelet's.
+func (s *Server) checkTarget(target string) error {
+	if s.Root == "" || strings.HasPrefix(target, s.Root+"/") {
+		return nil
+	}
+	return fmt.Errorf("target path %q is not below %s: --kubelet-root must be kubelet's --root-dir", target, s.Root)
+}
+
 func parseGroup(text string) (*int64, error) {
 	if text == "" {
 		return nil, nil

@@ -98,6 +98,9 @@ func (c *client) Release(ctx context.Context, lease provider.Lease) error {
 func (c *client) check(ctx context.Context) error {
 	return c.call(ctx, func(l *link) error {
 		_, err := v1alpha1.NewCSIDriverProviderClient(l.conn).Version(ctx, &v1alpha1.VersionRequest{Version: protocol})
+		if status.Code(err) == codes.Unimplemented { // that is an answer
+			return nil
+		}
 		return c.remote(ctx, nil, err)
 	})
 }

@@ -15,8 +15,8 @@ import (
 )
 
 // Health answers whether the process is alive (/healthz) and ready (/readyz).
-// It is ready when every check passes. The zero Health has no checks; it is
-// safe for concurrent use.
+// It is ready when every check passes, and alive when those that were added by
+// Live do. The zero Health has no checks; it is safe for concurrent use.
 type Health struct {
 	Timeout time.Duration // of all checks together; zero means three seconds
 
@@ -28,6 +28,7 @@ type Health struct {
 type check struct {
 	run  func(context.Context) error
 	slot chan struct{}
+	live bool // says whether the process is alive, too
 }
 
 // errNoAnswer: a check did not answer in time.
@@ -43,19 +44,25 @@ func (h *Health) timeout() time.Duration {
 // Add adds a check under a name that anyone who reaches the port may read; it
 // replaces the one of that name. The check returns nil while it passes, and
 // honours its context.
-func (h *Health) Add(name string, run func(context.Context) error) {
+func (h *Health) Add(name string, run func(context.Context) error) { h.add(name, run, false) }
+
+// Live is Add for a check of which a failure means that only a restart helps.
+// It must not ask for readiness, which waits for it.
+func (h *Health) Live(name string, run func(context.Context) error) { h.add(name, run, true) }
+
+func (h *Health) add(name string, run func(context.Context) error, live bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.checks == nil {
 		h.checks = map[string]*check{}
 	}
-	h.checks[name] = &check{run: run, slot: make(chan struct{}, 1)}
+	h.checks[name] = &check{run: run, slot: make(chan struct{}, 1), live: live}
 }
 
 // Ready runs all checks and returns the errors of those that fail, each with
 // the name of its check.
 func (h *Health) Ready(ctx context.Context) error {
-	failed := h.failed(ctx)
+	failed := h.failed(ctx, false)
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(failed)) {
 		errs = append(errs, fmt.Errorf("check %s: %w", name, failed[name]))
@@ -69,34 +76,36 @@ func (h *Health) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	switch r.URL.Path {
 	case "/healthz":
-		_, _ = fmt.Fprintln(w, "ok")
+		h.answer(w, r, true, "not alive")
 	case "/readyz":
-		h.serveReady(w, r)
+		h.answer(w, r, false, "not ready")
 	default:
 		http.NotFound(w, r)
 	}
 }
 
-func (h *Health) serveReady(w http.ResponseWriter, r *http.Request) {
-	failed := h.failed(r.Context())
+func (h *Health) answer(w http.ResponseWriter, r *http.Request, live bool, verdict string) {
+	failed := h.failed(r.Context(), live)
 	if len(failed) == 0 {
 		_, _ = fmt.Fprintln(w, "ok")
 		return
 	}
 	names := slices.Sorted(maps.Keys(failed))
 	for _, name := range names {
-		klog.ErrorS(failed[name], "Not ready", "check", name)
+		klog.ErrorS(failed[name], "Check failed: "+verdict, "check", name)
 	}
-	http.Error(w, "not ready: "+strings.Join(names, ", "), http.StatusServiceUnavailable)
+	http.Error(w, verdict+": "+strings.Join(names, ", "), http.StatusServiceUnavailable)
 }
 
-// failed runs all checks side by side and returns the errors by name.
-func (h *Health) failed(ctx context.Context) map[string]error {
+// failed runs all checks, or those of Live, side by side and returns the
+// errors by name.
+func (h *Health) failed(ctx context.Context, live bool) map[string]error {
 	ctx, cancel := context.WithTimeout(ctx, h.timeout())
 	defer cancel()
 	h.mu.Lock()
 	checks := maps.Clone(h.checks)
 	h.mu.Unlock()
+	maps.DeleteFunc(checks, func(_ string, c *check) bool { return live && !c.live })
 
 	var (
 		running sync.WaitGroup

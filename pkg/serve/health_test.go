@@ -63,6 +63,54 @@ func TestHealthAnswers(t *testing.T) {
 	}
 }
 
+func TestAFailedLiveCheckMeansNeitherAliveNorReady(t *testing.T) {
+	captureLog(t, "0")
+	var h serve.Health
+	h.Add("plugins", pass)
+	h.Live("socket", fail)
+	for path, want := range map[string]reply{
+		"/healthz": {503, "not alive: socket\n"},
+		"/readyz":  {503, "not ready: socket\n"},
+	} {
+		if diff := cmp.Diff(want, get(&h, path)); diff != "" {
+			t.Errorf("GET %s (-want +got):\n%s", path, diff)
+		}
+	}
+	h.Live("socket", pass)
+	if got := get(&h, "/healthz"); got.Code != 200 {
+		t.Errorf("GET /healthz once the check passes = %v", got)
+	}
+}
+
+func TestWhetherItIsAliveDependsOnLiveChecksOnly(t *testing.T) {
+	hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	for _, c := range []struct {
+		name        string
+		live, ready func(context.Context) error
+		want        reply
+		took        time.Duration
+	}{
+		{"a check of readiness that hangs is not waited for", pass, hang, reply{200, "ok\n"}, 0},
+		{"a live check that hangs fails in time", hang, pass, reply{503, "not alive: socket\n"}, 3 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := captureLog(t, "0")
+				var h serve.Health
+				h.Live("socket", c.live)
+				h.Add("plugins", c.ready)
+				start := time.Now()
+				if got := get(&h, "/healthz"); got != c.want || time.Since(start) != c.took {
+					t.Errorf("GET /healthz = %v after %v, want %v after %v", got, time.Since(start), c.want, c.took)
+				}
+				if lines := log.lines(`check="socket"`); len(lines) != c.want.Code/503 {
+					t.Errorf("the log has %q", lines)
+				}
+			})
+		})
+	}
+}
+
 func TestReadySaysWhy(t *testing.T) {
 	var h serve.Health
 	h.Add("plugins", fail)
