@@ -30,6 +30,8 @@ var floors = map[string]int{
 	"pkg/audit":                 3,
 	"pkg/metrics":               3,
 	"pkg/kube":                  3,
+	"pkg/kube/registration":     3,
+	"pkg/kube/secretobject":     2,
 	"pkg/serve":                 1,
 	"pkg/provider/providertest": 3,
 	"pkg/provider/coalesce":     3,

@@ -1,0 +1,62 @@
+package kube
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
+)
+
+const (
+	// minRetry and maxRetry bound the wait after a call to the API server that
+	// failed.
+	minRetry = time.Second
+	maxRetry = 5 * time.Minute
+)
+
+// retry calls do until it succeeds, and reports false only when ctx ends
+// before that. The first failure is logged as what it is.
+func retry(ctx context.Context, what string, do func() error) bool {
+	backoff := wait.Backoff{Duration: minRetry, Factor: 1.5, Jitter: 0.1, Steps: 20, Cap: maxRetry}
+	told := false
+	err := backoff.DelayFunc().Until(ctx, true, true, func(ctx context.Context) (bool, error) {
+		err := do()
+		if err != nil && ctx.Err() == nil && !told {
+			told = true
+			klog.ErrorS(err, what+"; it is tried again")
+		}
+		return err == nil, nil
+	})
+	return err == nil
+}
+
+// newQueue returns a queue of work that is tried again when it fails.
+func newQueue[T comparable]() workqueue.TypedRateLimitingInterface[T] {
+	return workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[T](minRetry, maxRetry))
+}
+
+// work does what is in the queue, until it is shut down. What fails is logged
+// once and comes again later.
+func work[T comparable](ctx context.Context, queue workqueue.TypedRateLimitingInterface[T], what string, do func(context.Context, T) error) {
+	for {
+		item, shutdown := queue.Get()
+		if shutdown {
+			return
+		}
+		err := do(ctx, item)
+		switch {
+		case err == nil:
+			queue.Forget(item)
+		case ctx.Err() == nil:
+			if queue.NumRequeues(item) == 0 {
+				klog.ErrorS(err, what+" failed; it is tried again", "item", item)
+			} else {
+				klog.V(2).InfoS(what+" failed again", "item", item, "reason", err)
+			}
+			queue.AddRateLimited(item)
+		}
+		queue.Done(item)
+	}
+}

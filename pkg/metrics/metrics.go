@@ -1,0 +1,186 @@
+// Package metrics counts what a driver does, for Prometheus. Names and labels
+// are those of the upstream driver where that has them, so that dashboards go
+// on working. No label grows with pods, classes or objects, and nobody who
+// writes classes can make one grow.
+package metrics
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/keymount/keymount/pkg/publish"
+	"github.com/keymount/keymount/pkg/volume"
+)
+
+// osType is a label that the upstream driver, which also runs on Windows, has
+// on each of its metrics.
+const osType = "linux"
+
+// Metrics are those of one driver. It is safe for concurrent use.
+type Metrics struct {
+	registry  *prometheus.Registry
+	volumes   volume.Store
+	providers names
+
+	publishes, publishErrors     *prometheus.CounterVec
+	unpublishes, unpublishErrors *prometheus.CounterVec
+	rotations, rotationErrors    *prometheus.CounterVec
+	rotationDuration             *prometheus.HistogramVec
+}
+
+// New returns the metrics of a driver of that version, which keeps its volumes
+// in the store.
+func New(volumes volume.Store, version string) *Metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, append(labels, "os_type"))
+	}
+	m := &Metrics{
+		registry: prometheus.NewRegistry(), volumes: volumes,
+		publishes:       counter("node_publish_total", "Volumes that were published.", "provider"),
+		publishErrors:   counter("node_publish_error_total", "Attempts to publish a volume that failed.", "provider", "error_type"),
+		unpublishes:     counter("node_unpublish_total", "Volumes that were unpublished."),
+		unpublishErrors: counter("node_unpublish_error_total", "Attempts to unpublish a volume that failed."),
+		rotations:       counter("rotation_reconcile_total", "Refreshes of published volumes that succeeded; rotated says whether the content changed.", "provider", "rotated"),
+		rotationErrors:  counter("rotation_reconcile_error_total", "Refreshes of published volumes that failed; the volumes keep what they held.", "provider", "error_type", "rotated"),
+		rotationDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "rotation_reconcile_duration_sec", Help: "Time that refreshes of published volumes took, in seconds.",
+			Buckets: []float64{.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30, 60, 120},
+		}, []string{"os_type"}),
+	}
+	m.registry.MustRegister(
+		m.publishes, m.publishErrors, m.unpublishes, m.unpublishErrors, m.rotations, m.rotationErrors, m.rotationDuration, m,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "keymount_build_info", Help: "Always 1; the label says which build this is.",
+			ConstLabels: prometheus.Labels{"version": version},
+		}, func() float64 { return 1 }),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return m
+}
+
+// maxScrapes bounds the work that those who reach the port can ask for.
+const maxScrapes = 4
+
+// Handler serves the metrics.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.InstrumentMetricHandler(m.registry, promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
+}
+
+var (
+	volumesDesc = prometheus.NewDesc("keymount_volumes", "Published volumes, by whether they are as fresh as they should be.", []string{"state"}, nil)
+	oldestDesc  = prometheus.NewDesc("keymount_oldest_stale_seconds", "For how long the volume is stale that has been for longest; 0 if none is.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- volumesDesc
+	ch <- oldestDesc
+}
+
+// Collect implements prometheus.Collector: it looks at the volumes when it is
+// asked.
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+	fresh, stale, oldest := 0, 0, time.Duration(0)
+	for _, rec := range m.volumes.List() {
+		if rec.Stale.IsZero() {
+			fresh++
+			continue
+		}
+		stale++
+		oldest = max(oldest, time.Since(rec.Stale.Since))
+	}
+	ch <- prometheus.MustNewConstMetric(volumesDesc, prometheus.GaugeValue, float64(fresh), "fresh")
+	ch <- prometheus.MustNewConstMetric(volumesDesc, prometheus.GaugeValue, float64(stale), "stale")
+	ch <- prometheus.MustNewConstMetric(oldestDesc, prometheus.GaugeValue, oldest.Seconds())
+}
+
+// Observe returns next with its calls counted. Neither a call that found a
+// volume not due counts, nor one that was cut short: they say nothing.
+func (m *Metrics) Observe(next publish.Publisher) publish.Publisher { return &observer{next, m} }
+
+type observer struct {
+	next    publish.Publisher
+	metrics *Metrics
+}
+
+// Publish implements publish.Publisher.
+func (o *observer) Publish(ctx context.Context, v volume.Volume) (publish.Result, error) {
+	began := time.Now()
+	res, err := o.next.Publish(ctx, v)
+	o.metrics.published(v.ID, res, err, began)
+	return res, err
+}
+
+// Refresh implements publish.Publisher.
+func (o *observer) Refresh(ctx context.Context, id volume.ID) (publish.Result, error) {
+	began := time.Now()
+	res, err := o.next.Refresh(ctx, id)
+	if !errors.Is(err, volume.ErrNotFound) {
+		o.metrics.refreshed(id, res, err, began)
+	}
+	return res, err
+}
+
+// Unpublish implements publish.Publisher.
+func (o *observer) Unpublish(ctx context.Context, id volume.ID, target string) error {
+	err := o.next.Unpublish(ctx, id, target)
+	if err != nil {
+		o.metrics.unpublishErrors.WithLabelValues(osType).Inc()
+	} else {
+		o.metrics.unpublishes.WithLabelValues(osType).Inc()
+	}
+	return err
+}
+
+// published counts a call of kubelet: a publish, or a refresh.
+func (m *Metrics) published(id volume.ID, res publish.Result, err error, began time.Time) {
+	stale := (*publish.StaleError)(nil)
+	switch {
+	case cutShort(err):
+	case err != nil && !errors.As(err, &stale):
+		m.publishErrors.WithLabelValues(m.provider(id, res, err), publish.Reason(err), osType).Inc()
+	case res.Outcome == publish.Created:
+		m.publishes.WithLabelValues(m.provider(id, res, nil), osType).Inc()
+	default:
+		m.refreshed(id, res, err, began)
+	}
+}
+
+// refreshed counts a refresh, whoever asked for it.
+func (m *Metrics) refreshed(id volume.ID, res publish.Result, err error, began time.Time) {
+	provider := func() string { return m.provider(id, res, err) }
+	switch {
+	case cutShort(err):
+		return
+	case err != nil:
+		m.rotationErrors.WithLabelValues(provider(), publish.Reason(err), "false", osType).Inc()
+	case res.Outcome == publish.Rotated:
+		m.rotations.WithLabelValues(provider(), "true", osType).Inc()
+	case res.Outcome == publish.Unchanged:
+		m.rotations.WithLabelValues(provider(), "false", osType).Inc()
+	default:
+		return
+	}
+	m.rotationDuration.WithLabelValues(osType).Observe(time.Since(began).Seconds())
+}
+
+// cutShort reports whether a call ended because nobody wanted it any more.
+func cutShort(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, publish.ErrUnpublished)
+}
+
+// provider returns the label for the provider of a volume; "" if it is not known.
+func (m *Metrics) provider(id volume.ID, res publish.Result, err error) string {
+	name := res.Record.Provider
+	if name == "" {
+		rec, _ := m.volumes.Get(id)
+		name = rec.Provider
+	}
+	return m.providers.label(name, err == nil)
+}
