@@ -41,6 +41,9 @@ func main() {
 	}
 }
 
+// defaultSocketDir is where the driver looks for sockets.
+const defaultSocketDir = "/var/run/secrets-store-csi-providers"
+
 // settings are the flags that are not a provider's own.
 type settings struct {
 	names     []string
@@ -63,7 +66,7 @@ func command() *cobra.Command {
 	flags.SortFlags = false
 	set := providers.AddFlags(flags)
 	flags.StringSliceVar(&s.names, "providers", set.Names(), "built-in `providers` to serve, separated by commas")
-	flags.StringVar(&s.socketDir, "socket-dir", "/var/run/secrets-store-csi-providers", "`folder` of the sockets, one NAME.sock for each provider; the driver's --provider-volume")
+	flags.StringVar(&s.socketDir, "socket-dir", defaultSocketDir, "`folder` of the sockets, one NAME.sock for each provider; the driver's --provider-volume")
 	flags.UintSliceVar(&s.uids, "allowed-uids", nil, "`users` whose processes may connect, separated by commas; none means whoever the socket's permissions (0600) let in")
 	logging := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(logging)
@@ -72,6 +75,8 @@ func command() *cobra.Command {
 		defer klog.Flush()
 		return run(cmd.Context(), s, set)
 	}
+	cmd.CompletionOptions.DisableDefaultCmd = true
+	cmd.AddCommand(probeCommand(set.Names()))
 	return cmd
 }
 
@@ -86,6 +91,9 @@ func run(ctx context.Context, s settings, set *providers.Set) error {
 			return fmt.Errorf("--allowed-uids: %d is not a user ID", uid)
 		}
 		opts.AllowedUIDs = append(opts.AllowedUIDs, uint32(uid))
+	}
+	if len(opts.AllowedUIDs) > 0 {
+		opts.AllowedUIDs = append(opts.AllowedUIDs, uint32(os.Getuid())) // of the probe
 	}
 	var sockets []socket
 	for _, name := range slices.Compact(slices.Sorted(slices.Values(s.names))) {

@@ -156,6 +156,7 @@ func (s *scene) startProvider(ctx context.Context) error {
 // startDriver starts the node plugin and waits until it answers.
 func (s *scene) startDriver(ctx context.Context) (time.Duration, error) {
 	config := driver.Defaults()
+	config.KubeletRoot = ""
 	config.NodeID, config.Version = "this-machine", version
 	config.Endpoint = "unix://" + s.path("csi.sock")
 	config.ClassDir, config.StateDir = s.classes, s.path("state")

@@ -24,7 +24,8 @@ type Config struct {
 
 	ProviderDir     string // folder of provider sockets, searched last
 	MoreProviders   string // more such folders, separated by commas, searched first
-	ClassDir        string // folder of SecretProviderClass manifests
+	ClassDir        string // folder of SecretProviderClass manifests; "" is the API server's
+	Kubeconfig      string // file that names the API server; "" is that of the pod's cluster
 	StateDir        string // folder that lives as long as the mounts
 	MetricsAddr     string // host:port of /healthz and /readyz; "" is off
 	MaxRecvMsgSize  int    // of a provider's reply, in bytes
@@ -32,6 +33,14 @@ type Config struct {
 
 	Rotation       bool          // refresh volumes while pods run
 	RotationPeriod time.Duration // for classes that set none; 0 leaves rotation to those that do
+
+	KubeletRoot      string // kubelet's --root-dir; "" allows targets anywhere
+	RegistrationDir  string // kubelet's plugins_registry; "" leaves registration to a sidecar
+	RegistrationPath string // the endpoint's socket as kubelet sees it; "" is as the driver does
+
+	RequireProviders   string // names of providers without which the driver is not ready, separated by commas
+	SyncSecrets        bool   // copy files to Kubernetes Secrets where a class asks for it
+	RemoveStartupTaint bool   // from this node, once the driver is ready
 
 	AttributesWin bool // pods may override and extend the parameters of their class
 	SendHeld      bool // tell providers which versions a volume holds
@@ -58,6 +67,13 @@ func (c *Config) AddFlags(fs *flag.FlagSet) {
 	fs.StringVar(&c.ProviderDir, "provider-volume", "/var/run/secrets-store-csi-providers", "`folder` of provider sockets, searched last")
 	fs.StringVar(&c.MoreProviders, "additional-provider-volume-paths", "/etc/kubernetes/secrets-store-csi-providers", "more `folders` of provider sockets, separated by commas, searched first")
 	fs.StringVar(&c.ClassDir, "class-dir", "", "`folder` of SecretProviderClass manifests to use instead of a cluster's")
+	fs.StringVar(&c.Kubeconfig, "kubeconfig", "", "`file` that names the API server; without it, that of the cluster in whose pod the driver runs")
+	fs.StringVar(&c.KubeletRoot, "kubelet-root", "/var/lib/kubelet", "`folder` that is kubelet's --root-dir; targets that are not below its pods folder are refused; \"\" allows any")
+	fs.StringVar(&c.RegistrationDir, "registration-dir", "", "`folder` that is kubelet's plugins_registry, where the driver registers itself; without it, a node-driver-registrar has to")
+	fs.StringVar(&c.RegistrationPath, "kubelet-registration-path", "", "`path` of the endpoint's socket as kubelet sees it; without it, as the driver does")
+	fs.StringVar(&c.RequireProviders, "require-providers", "", "`names` of providers, separated by commas, that have to answer before the driver is ready")
+	fs.BoolVar(&c.SyncSecrets, "sync-secrets", false, "copy files to Kubernetes Secrets as secretObjects of a class ask")
+	fs.BoolVar(&c.RemoveStartupTaint, "remove-startup-taint", false, "remove the taint keymount.io/agent-not-ready from this node once the driver is ready")
 	fs.StringVar(&c.StateDir, "state-dir", "/run/keymount", "`folder` for what is known of published volumes; never secrets; should vanish on reboot as mounts do")
 	fs.StringVar(&c.MetricsAddr, "metrics-addr", ":8095", "`address` that serves /healthz and /readyz over HTTP; \"\" turns it off")
 	fs.BoolVar(&c.Rotation, "enable-secret-rotation", true, "refresh the secrets of running pods")
@@ -89,9 +105,8 @@ func (c *Config) Validate() error {
 			wrong("--provider-volume and --additional-provider-volume-paths: %q is not an absolute path", dir)
 		}
 	}
-	if info, err := os.Stat(c.ClassDir); c.ClassDir == "" || err != nil || !info.IsDir() {
-		wrong("--class-dir is %q: name an existing folder of SecretProviderClass manifests", c.ClassDir)
-	}
+	c.checkClasses(wrong)
+	c.checkKubelet(wrong)
 	if !filepath.IsAbs(c.StateDir) {
 		wrong("--state-dir is %q: name an absolute path below /run, which is lost on reboot as mounts are", c.StateDir)
 	}
@@ -110,15 +125,72 @@ func (c *Config) Validate() error {
 	return errors.Join(problems...)
 }
 
-// providerDirs returns the folders of sockets in the order of their search.
-func (c *Config) providerDirs() []string {
-	var dirs []string
-	for dir := range strings.SplitSeq(c.MoreProviders+","+c.ProviderDir, ",") {
-		if dir = strings.TrimSpace(dir); dir != "" {
-			dirs = append(dirs, dir)
+func (c *Config) checkClasses(wrong func(string, ...any)) {
+	if c.ClassDir == "" {
+		return
+	}
+	if info, err := os.Stat(c.ClassDir); err != nil || !info.IsDir() {
+		wrong("--class-dir is %q: name an existing folder of SecretProviderClass manifests, or leave it out to use those of the cluster", c.ClassDir)
+	}
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{{"kubeconfig", c.Kubeconfig != ""}, {"sync-secrets", c.SyncSecrets}, {"remove-startup-taint", c.RemoveStartupTaint}} {
+		if f.set {
+			wrong("--%s needs a cluster: leave out --class-dir, or it", f.name)
 		}
 	}
-	return dirs
+}
+
+func (c *Config) checkKubelet(wrong func(string, ...any)) {
+	if c.KubeletRoot != "" && !filepath.IsAbs(c.KubeletRoot) {
+		wrong("--kubelet-root is %q: name the absolute path that is kubelet's --root-dir", c.KubeletRoot)
+	}
+	if c.RegistrationDir != "" && !filepath.IsAbs(c.RegistrationDir) {
+		wrong("--registration-dir is %q: name the absolute path at which the driver sees kubelet's plugins_registry", c.RegistrationDir)
+	}
+	if c.RegistrationDir != "" && !filepath.IsAbs(c.registrationPath()) {
+		wrong("--kubelet-registration-path is %q: name the absolute path at which kubelet sees the socket of --endpoint", c.registrationPath())
+	}
+}
+
+// registrationPath is the path of the driver's socket as kubelet sees it.
+func (c *Config) registrationPath() string {
+	if c.RegistrationPath != "" {
+		return c.RegistrationPath
+	}
+	rest, unix := strings.CutPrefix(c.Endpoint, "unix:")
+	if !unix {
+		return ""
+	}
+	return filepath.Clean("/" + strings.TrimLeft(rest, "/"))
+}
+
+// podsDir is the folder of kubelet's pods; "" for any.
+func (c *Config) podsDir() string {
+	if c.KubeletRoot == "" {
+		return ""
+	}
+	return filepath.Join(c.KubeletRoot, "pods")
+}
+
+// requiredProviders returns the names of RequireProviders.
+func (c *Config) requiredProviders() []string { return fields(c.RequireProviders) }
+
+// providerDirs returns the folders of sockets in the order of their search.
+func (c *Config) providerDirs() []string {
+	return fields(c.MoreProviders + "," + c.ProviderDir)
+}
+
+// fields returns what stands between commas.
+func fields(text string) []string {
+	var all []string
+	for field := range strings.SplitSeq(text, ",") {
+		if field = strings.TrimSpace(field); field != "" {
+			all = append(all, field)
+		}
+	}
+	return all
 }
 
 // Bytes is a number of bytes that reads as 16Mi or 1048576.

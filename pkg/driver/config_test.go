@@ -29,8 +29,13 @@ func TestValidateSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 		{"the endpoint is set", func(c *driver.Config) { c.Endpoint = "" }, "--endpoint is empty: use"},
 		{"provider folders are absolute", func(c *driver.Config) { c.ProviderDir = "sockets" }, `"sockets" is not an absolute path`},
 		{"more provider folders are absolute", func(c *driver.Config) { c.MoreProviders = "/a, b" }, `"b" is not an absolute path`},
-		{"the class folder is set", func(c *driver.Config) { c.ClassDir = "" }, "--class-dir is \"\": name an existing folder"},
 		{"the class folder exists", func(c *driver.Config) { c.ClassDir += "/none" }, "name an existing folder"},
+		{"a folder of classes is no cluster", func(c *driver.Config) { c.SyncSecrets = true }, "--sync-secrets needs a cluster"},
+		{"without a cluster there is no taint", func(c *driver.Config) { c.RemoveStartupTaint = true }, "--remove-startup-taint needs a cluster"},
+		{"without a cluster there is no kubeconfig", func(c *driver.Config) { c.Kubeconfig = "k" }, "--kubeconfig needs a cluster"},
+		{"kubelet's folder is absolute", func(c *driver.Config) { c.KubeletRoot = "kubelet" }, "--kubelet-root"},
+		{"the registration folder is absolute", func(c *driver.Config) { c.RegistrationDir = "registry" }, "--registration-dir"},
+		{"kubelet can reach the socket", func(c *driver.Config) { c.RegistrationDir, c.Endpoint = "/r", "tcp://[::1]:1" }, "--kubelet-registration-path"},
 		{"the state folder is absolute", func(c *driver.Config) { c.StateDir = "state" }, "--state-dir"},
 		{"the interval is not negative", func(c *driver.Config) { c.RotationPeriod = -time.Second }, "--rotation-poll-interval"},
 		{"the interval is no busy loop", func(c *driver.Config) { c.RotationPeriod = time.Millisecond }, "at least 1s"},
@@ -59,8 +64,8 @@ func TestValidateTellsAllProblemsAtOnce(t *testing.T) {
 		t.Fatal("an empty configuration is valid")
 	}
 	problems := strings.Split(err.Error(), "\n")
-	if len(problems) != 8 {
-		t.Errorf("%d problems, want 8:\n%v", len(problems), err)
+	if len(problems) != 7 {
+		t.Errorf("%d problems, want 7:\n%v", len(problems), err)
 	}
 	for _, p := range problems {
 		if !strings.HasPrefix(p, "--") {
@@ -124,8 +129,9 @@ func TestFlagNamesStay(t *testing.T) {
 	fs.VisitAll(func(f *flag.Flag) { got = append(got, f.Name) })
 	want := []string{
 		"additional-provider-volume-paths", "allow-volume-attribute-overrides", "class-dir", "drivername",
-		"enable-secret-rotation", "endpoint", "max-call-recv-msg-size", "metrics-addr", "nodeid", "provider-timeout",
-		"provider-volume", "rotation-poll-interval", "send-held-versions", "state-dir", "tmpfs-size",
+		"enable-secret-rotation", "endpoint", "kubeconfig", "kubelet-registration-path", "kubelet-root", "max-call-recv-msg-size",
+		"metrics-addr", "nodeid", "provider-timeout", "provider-volume", "registration-dir", "remove-startup-taint",
+		"require-providers", "rotation-poll-interval", "send-held-versions", "state-dir", "sync-secrets", "tmpfs-size",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("flags (-want +got):\n%s", diff)

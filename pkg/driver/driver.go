@@ -5,15 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"k8s.io/klog/v2"
 
 	"github.com/keymount/keymount/pkg/class"
+	"github.com/keymount/keymount/pkg/kube/registration"
+	"github.com/keymount/keymount/pkg/metrics"
 	"github.com/keymount/keymount/pkg/node"
 	"github.com/keymount/keymount/pkg/plugin"
 	"github.com/keymount/keymount/pkg/provider"
@@ -40,12 +45,16 @@ type Driver struct {
 	config  Config
 	plugins *plugin.Dir
 	shared  *coalesce.Group
-	classes *class.Dir
+	classes class.Source
+	cluster *cluster // nil where classes come from a folder
 	volumes *volume.Dir
 	service *publish.Service
 	rotator *rotate.Rotator
 	watcher *watcher
-	health  serve.Health
+	core    serve.Health // what a publish needs of the driver itself
+	health  serve.Health // and what the pod's probes are told
+	metrics *metrics.Metrics
+	kubelet *registration.Server // nil where a sidecar registers the driver
 	server  *grpc.Server
 }
 
@@ -60,14 +69,14 @@ func New(c Config, opts *Options) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.classes, err = class.OpenDir(c.ClassDir, nil); err != nil {
-		return nil, fmt.Errorf("open --class-dir: %w", err)
-	}
 	if d.volumes, err = volume.OpenDir(filepath.Join(c.StateDir, "volumes")); err != nil {
 		return nil, fmt.Errorf("open --state-dir: %w", err)
 	}
 	for _, reason := range d.volumes.Dropped() {
 		klog.InfoS("Record of a volume was dropped", "reason", reason)
+	}
+	if err := d.findClasses(); err != nil {
+		return nil, errors.Join(err, d.volumes.Close())
 	}
 	d.plugins = plugin.NewDir(c.providerDirs(), &plugin.Options{
 		MaxRecvMsgSize:   c.MaxRecvMsgSize,
@@ -79,24 +88,72 @@ func New(c Config, opts *Options) (*Driver, error) {
 		limit.New(&limit.Options{Timeout: c.ProviderTimeout}).Middleware(),
 		d.shared.Middleware(),
 	)
+	d.metrics = metrics.New(d.volumes, c.Version)
 	d.service = publish.New(publish.Config{
 		Classes: d.classes, Providers: providers, Mounts: mounts, Volumes: d.volumes,
+		NeedsFiles:    d.needsFiles(),
 		Schedule:      c.schedule(),
 		Limits:        tmpfs.Options{Size: int64(c.TmpfsSize), Inodes: inodesPerVolume},
 		AttributesWin: c.AttributesWin,
 	})
 	d.watcher = &watcher{providers: providers}
-	published := d.watcher.observe(d.service)
+	published := d.watcher.observe(d.metrics.Observe(d.service))
+	if d.cluster != nil {
+		published = d.cluster.observe(published)
+	}
 	d.rotator = rotate.New(published, d.volumes, nil)
 	d.watcher.rotator = d.rotator
-	d.health.Add("state folder", func(context.Context) error { return writable(c.StateDir) })
-	d.health.Add("class folder", func(context.Context) error { return listable(c.ClassDir) })
+	if err := d.addChecks(); err != nil {
+		return nil, errors.Join(err, d.volumes.Close())
+	}
 	d.server = grpc.NewServer(grpc.ChainUnaryInterceptor(serve.Unary(nil)), grpc.ChainStreamInterceptor(serve.Stream()))
 	(&node.Server{
-		Name: c.DriverName, Version: c.Version, NodeID: c.NodeID,
-		Publisher: d.rotator.Observe(published), Volumes: d.volumes, Mounted: mounts.Mounted, Ready: d.health.Ready,
+		Name: c.DriverName, Version: c.Version, NodeID: c.NodeID, Root: c.podsDir(),
+		Publisher: d.rotator.Observe(published), Volumes: d.volumes, Mounted: mounts.Mounted, Ready: d.core.Ready,
 	}).Register(d.server)
 	return d, nil
+}
+
+// addChecks says what makes the driver alive and ready.
+func (d *Driver) addChecks() (err error) {
+	d.core.Add("state folder", func(context.Context) error { return writable(d.config.StateDir) })
+	d.health.Add("core", d.core.Ready)
+	for _, name := range d.config.requiredProviders() {
+		d.health.Add("provider "+name, func(ctx context.Context) error { return d.plugins.Check(ctx, name) })
+	}
+	if dir := d.config.RegistrationDir; dir != "" {
+		d.kubelet, err = registration.New(registration.Config{Dir: dir, Driver: d.config.DriverName, Endpoint: d.config.registrationPath()}, nil)
+		if err != nil {
+			return err
+		}
+		d.health.Add("registration", d.kubelet.Registered)
+	}
+	return nil
+}
+
+// findClasses opens the folder of classes, or connects to the cluster that has
+// them.
+func (d *Driver) findClasses() (err error) {
+	if dir := d.config.ClassDir; dir != "" {
+		d.core.Add("class folder", func(context.Context) error { return listable(dir) })
+		if d.classes, err = class.OpenDir(dir, nil); err != nil {
+			return fmt.Errorf("open --class-dir: %w", err)
+		}
+		return nil
+	}
+	if d.cluster, err = newCluster(&d.config, d.volumes); err != nil {
+		return fmt.Errorf("%w: give --kubeconfig outside of a cluster, or --class-dir to do without one", err)
+	}
+	d.classes = d.cluster.classes
+	return nil
+}
+
+// needsFiles is publish.Config.NeedsFiles.
+func (d *Driver) needsFiles() func(volume.ID, *class.Class) bool {
+	if d.cluster == nil || d.cluster.secrets == nil {
+		return nil
+	}
+	return d.cluster.secrets.NeedsFiles
 }
 
 func mounter(opts *Options) (publish.Mounter, error) {
@@ -147,20 +204,53 @@ func (d *Driver) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen on --endpoint: %w", err)
 	}
+	d.health.Live("CSI socket", func(ctx context.Context) error { return answers(ctx, lis.Addr()) })
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serve.GRPC(ctx, lis, d.server, grace) })
-	group.Go(func() error { return serve.HTTP(ctx, d.config.MetricsAddr, &d.health, grace) })
+	group.Go(func() error { return serve.HTTP(ctx, d.config.MetricsAddr, d.front(), grace) })
+	if d.kubelet != nil {
+		group.Go(func() error { return d.kubelet.Run(ctx) })
+	}
 	group.Go(func() error {
 		if err := d.service.Reconcile(ctx); err != nil {
 			klog.ErrorS(err, "Due times of volumes could not be brought up to date")
 		}
 		return d.rotator.Run(ctx)
 	})
+	if d.cluster != nil {
+		group.Go(func() error { return d.cluster.run(ctx, d.health.Ready) })
+	}
 	if d.config.Rotation {
 		group.Go(func() error { return d.classes.Changes(ctx, d.watcher.classChanged) })
 		group.Go(func() error { return d.watcher.run(ctx, d.volumes.List()) })
 	}
 	return group.Wait()
+}
+
+// answers reports why nobody answers at the address, which is dialled anew each
+// time, as kubelet does.
+func answers(ctx context.Context, addr net.Addr) error {
+	conn, err := grpc.NewClient(target(addr), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	return errors.Join(node.Ping(ctx, conn), conn.Close())
+}
+
+// target is how gRPC calls an address.
+func target(addr net.Addr) string {
+	if addr.Network() == "unix" {
+		return "unix:" + addr.String()
+	}
+	return "passthrough:" + addr.String()
+}
+
+// front answers what a node's operator and the pod's probes ask by HTTP.
+func (d *Driver) front() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", d.metrics.Handler())
+	mux.Handle("/", &d.health)
+	return mux
 }
 
 // close waits for what is still under way, which is bounded.

@@ -92,6 +92,7 @@ func prepareRig(t *testing.T) *rig {
 	r.config.NodeID, r.config.Endpoint, r.config.MetricsAddr, r.config.Version = "n", "unix://"+r.path("csi.sock"), "", "v1.2.3"
 	r.config.ClassDir, r.config.StateDir = r.path("classes"), r.path("state")
 	r.config.ProviderDir, r.config.MoreProviders = r.path("providers"), ""
+	r.config.KubeletRoot = r.dir
 	t.Cleanup(func() {
 		if r.stop == nil {
 			return // it never ran

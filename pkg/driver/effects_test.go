@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,8 +21,10 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/testing/protocmp"
+	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"github.com/keymount/keymount/pkg/driver"
 	"github.com/keymount/keymount/pkg/plugin/v1alpha1"
@@ -46,7 +49,7 @@ func TestEveryFlagHasItsEffect(t *testing.T) {
 	new(driver.Config).AddFlags(all)
 	untested := map[string]bool{}
 	all.VisitAll(func(f *flag.Flag) { untested[f.Name] = true })
-	for _, e := range append(effectsOnTheNode(), effectsOnProviders()...) {
+	for _, e := range slices.Concat(effectsOnTheNode(), effectsOnKubelet(), effectsInACluster(), effectsOnProviders()) {
 		delete(untested, e.flag)
 		t.Run(e.flag, func(t *testing.T) {
 			r, f := newForeignRig(t, map[string]string{"rotationInterval": "1s", "place": "class"})
@@ -93,6 +96,10 @@ func effectsOnTheNode() []effect {
 		}},
 		{"metrics-addr", func(r *rig) string { address = freeAddress(r.t); return address }, func(r *rig, _ *foreign) {
 			r.eventually("/readyz says yes", func() bool { return readyz(address) == http.StatusOK })
+			if err := os.Remove(r.path("csi.sock")); err != nil { // nobody can call any more
+				r.t.Fatal(err)
+			}
+			r.eventually("/readyz says no", func() bool { return readyz(address) == http.StatusServiceUnavailable })
 		}},
 		{"tmpfs-size", just("1Mi"), func(r *rig, _ *foreign) {
 			r.mustPublish("v")
@@ -116,6 +123,83 @@ func effectsOnTheNode() []effect {
 		}, func(r *rig, f *foreign) {
 			r.mustPublish("v")
 			r.eventually("a refresh", func() bool { return len(f.requests()) > 1 })
+		}},
+	}
+}
+
+func effectsOnKubelet() []effect {
+	// info is what kubelet is told on the registration socket.
+	info := func(r *rig, driver string) *registration.PluginInfo {
+		conn, err := grpc.NewClient("unix:"+r.path("registry/"+driver+"-reg.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		defer conn.Close()
+		ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+		defer cancel()
+		info, err := registration.NewRegistrationClient(conn).GetInfo(ctx, &registration.InfoRequest{}, grpc.WaitForReady(true))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		return info
+	}
+	const name = "secrets-store.csi.k8s.io"
+	return []effect{
+		{"kubelet-root", just("/var/lib/kubelet"), func(r *rig, _ *foreign) {
+			r.fails(codes.InvalidArgument, "is not below /var/lib/kubelet/pods")
+			if err := r.unpublish("v"); status.Code(err) != codes.InvalidArgument {
+				r.t.Errorf("unpublish = %v, want InvalidArgument", err)
+			}
+		}},
+		{"registration-dir", func(r *rig) string { return r.path("registry") }, func(r *rig, _ *foreign) {
+			if got := info(r, name); got.GetEndpoint() != r.path("csi.sock") || got.GetName() != name || got.GetType() != registration.CSIPlugin {
+				r.t.Errorf("kubelet is told %v", got)
+			}
+		}},
+		{"kubelet-registration-path", func(r *rig) string {
+			r.config.RegistrationDir = r.path("registry")
+			return "/var/lib/kubelet/plugins/x/csi.sock"
+		}, func(r *rig, _ *foreign) {
+			if got := info(r, name).GetEndpoint(); got != "/var/lib/kubelet/plugins/x/csi.sock" {
+				r.t.Errorf("kubelet is told of the socket %s", got)
+			}
+		}},
+		{"require-providers", func(r *rig) string {
+			r.config.MetricsAddr = freeAddress(r.t)
+			return "foreign, absent"
+		}, func(r *rig, _ *foreign) {
+			r.eventually("/readyz says no", func() bool { return readyz(r.config.MetricsAddr) == http.StatusServiceUnavailable })
+			r.serveForeign("absent", holds("second"))
+			if err := os.Rename(r.path("absent/foreign.sock"), r.path("providers/absent.sock")); err != nil {
+				r.t.Fatal(err)
+			}
+			r.eventually("/readyz says yes", func() bool { return readyz(r.config.MetricsAddr) == http.StatusOK })
+		}},
+	}
+}
+
+func effectsInACluster() []effect {
+	var cluster *api
+	use := func(value func(r *rig) string) func(r *rig) string {
+		return func(r *rig) string {
+			cluster = r.useCluster(map[string]string{"place": "cluster"})
+			return value(r)
+		}
+	}
+	return []effect{
+		{"kubeconfig", use(func(r *rig) string { return r.config.Kubeconfig }), func(r *rig, f *foreign) {
+			r.mustPublish("v")
+			r.wasAsked(f, map[string]string{"place": "cluster"})
+			r.eventually("a status is written", func() bool {
+				return cluster.wrote("PATCH " + customPath + "/namespaces/ns/secretproviderclasspodstatuses/p-v-ns-c")
+			})
+		}},
+		{"sync-secrets", use(just("true")), func(r *rig, _ *foreign) {
+			r.mustPublish("v")
+			r.eventually("a Secret is written", func() bool { return cluster.wrote("POST /api/v1/namespaces/ns/secrets") })
+		}},
+		{"remove-startup-taint", use(just("true")), func(r *rig, _ *foreign) {
+			r.eventually("the node is patched", func() bool { return cluster.wrote("PATCH /api/v1/nodes/n") })
 		}},
 	}
 }

@@ -149,7 +149,7 @@ func (n *node) start() {
 	n.t.Helper()
 	socket := filepath.Join(n.dir, "csi.sock")
 	n.process = exec.Command(n.binary,
-		"--nodeid=n", "--endpoint=unix://"+socket, "--metrics-addr=", "--tmpfs-size=8Mi", "-v=10",
+		"--nodeid=n", "--kubelet-root=", "--endpoint=unix://"+socket, "--metrics-addr=", "--tmpfs-size=8Mi", "-v=10",
 		"--class-dir="+filepath.Join(n.dir, "classes"), "--state-dir="+filepath.Join(n.dir, "state"),
 		"--provider-volume="+filepath.Join(n.dir, "providers"), "--additional-provider-volume-paths=")
 	n.process.Stderr = n.log

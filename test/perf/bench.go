@@ -93,7 +93,7 @@ func (b *bench) serveStore(ctx context.Context) error {
 // driverArgs are the flags of a driver in b's folder.
 func (b *bench) driverArgs() []string {
 	return []string{
-		"--nodeid=perf", "--endpoint=unix://" + b.path("csi.sock"), "--metrics-addr=", "--state-dir=" + b.path("state"),
+		"--nodeid=perf", "--kubelet-root=", "--endpoint=unix://" + b.path("csi.sock"), "--metrics-addr=", "--state-dir=" + b.path("state"),
 		"--class-dir=" + b.path("classes"), "--provider-volume=" + b.path("providers"), "--additional-provider-volume-paths=",
 	}
 }

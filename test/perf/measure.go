@@ -204,6 +204,7 @@ func heapPerVolume(ctx context.Context, dir string, volumes int) (perVolume int6
 	socket := filepath.Join(dir, "heap.sock")
 	b := &bench{dir: dir}
 	config := driver.Defaults()
+	config.KubeletRoot = ""
 	config.NodeID, config.Endpoint, config.MetricsAddr = "perf", "unix://"+socket, ""
 	config.ClassDir, config.StateDir = b.path("classes"), b.path("heap-state")
 	config.ProviderDir, config.MoreProviders = b.path("providers"), ""

@@ -141,7 +141,7 @@ func startDriver(t *testing.T, canary string) (dir string, driver *grpc.ClientCo
 	if _, err := provider.Version(ctx, &v1alpha1.VersionRequest{Version: "v1alpha1"}); err != nil {
 		t.Fatalf("the provider does not start: %v", err)
 	}
-	start(t, canary, driverBinary, "--endpoint=unix://"+filepath.Join(dir, "csi.sock"), "--nodeid=node-1",
+	start(t, canary, driverBinary, "--endpoint=unix://"+filepath.Join(dir, "csi.sock"), "--nodeid=node-1", "--kubelet-root=",
 		"--provider-volume="+sockets, "--additional-provider-volume-paths=", "--class-dir="+filepath.Join(dir, "classes"),
 		"--state-dir="+filepath.Join(dir, "state"), "--metrics-addr=", "-v=10")
 	driver = connect(t, filepath.Join(dir, "csi.sock"))

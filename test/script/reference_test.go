@@ -46,9 +46,10 @@ func TestFlagsAreDocumented(t *testing.T) {
 	}
 	doc := read(t, "docs/flags.md")[0]
 	for head, help := range map[string]string{
-		"flag of keymount-driver":   own,
-		"flag of keymount-provider": output(t, "keymount-provider", "--help"),
-		"flag of keymount try":      output(t, "keymount", "try", "--help"),
+		"flag of keymount-driver":         own,
+		"flag of keymount-provider":       output(t, "keymount-provider", "--help"),
+		"flag of keymount-provider probe": output(t, "keymount-provider", "probe", "--help"),
+		"flag of keymount try":            output(t, "keymount", "try", "--help"),
 	} {
 		want := flagsIn(help)
 		maps.DeleteFunc(want, func(name string, _ flagHelp) bool {

@@ -1,0 +1,107 @@
+package driver_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+)
+
+// An api is as much of an API server as a driver needs: one class, one pod,
+// one node, and whatever it writes is taken.
+type api struct {
+	mu      sync.Mutex
+	objects map[string]string // answers to GET, by path
+	calls   []string          // method and path of what was written
+	done    chan struct{}     // closed at the end of the test, which ends watches
+}
+
+const customPath = "/apis/secrets-store.csi.x-k8s.io/v1"
+
+// useCluster makes the driver use an API server instead of a folder.
+func (r *rig) useCluster(parameters map[string]string) *api {
+	r.t.Helper()
+	text, err := json.Marshal(parameters)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	a := &api{done: make(chan struct{}), objects: map[string]string{
+		customPath + "/namespaces/ns/secretproviderclasses/c": fmt.Sprintf(`{"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass",
+			"metadata": {"name": "c", "namespace": "ns", "generation": 1}, "spec": {"provider": "foreign", "parameters": %s,
+			"secretObjects": [{"secretName": "copy", "type": "Opaque", "data": [{"objectName": "password", "key": "password"}]}]}}`, text),
+		"/api/v1/namespaces/ns/pods/p-v": `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p-v", "namespace": "ns", "uid": "u-v"}}`,
+		"/api/v1/nodes/n":                `{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "resourceVersion": "7"}, "spec": {"taints": [{"key": "keymount.io/agent-not-ready", "effect": "NoSchedule"}]}}`,
+	}}
+	server := httptest.NewServer(a)
+	r.t.Cleanup(func() {
+		close(a.done)
+		server.Close()
+	})
+	kubeconfig := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+		"clusters": [{"name": "c", "cluster": {"server": %q}}], "users": [{"name": "u", "user": {}}]}`, server.URL)
+	if err := os.WriteFile(r.path("kubeconfig"), []byte(kubeconfig), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	r.config.ClassDir, r.config.Kubeconfig = "", r.path("kubeconfig")
+	return a
+}
+
+// ServeHTTP implements http.Handler.
+func (a *api) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	if req.Method != http.MethodGet {
+		a.write(w, req)
+		return
+	}
+	object, found := a.objects[req.URL.Path]
+	switch {
+	case req.URL.Query().Get("watch") != "":
+		w.(http.Flusher).Flush()
+		select {
+		case <-a.done:
+		case <-req.Context().Done():
+		}
+	case found:
+		_, _ = io.WriteString(w, object)
+	case strings.HasSuffix(req.URL.Path, "/secretproviderclasses"):
+		_, _ = fmt.Fprintf(w, `{"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClassList", "metadata": {"resourceVersion": "1"}, "items": [%s]}`,
+			a.objects[customPath+"/namespaces/ns/secretproviderclasses/c"])
+	case strings.HasSuffix(req.URL.Path, "/secretproviderclasspodstatuses"):
+		_, _ = io.WriteString(w, `{"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClassPodStatusList", "metadata": {"resourceVersion": "1"}, "items": []}`)
+	default:
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = io.WriteString(w, `{"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}`)
+	}
+}
+
+// write takes what is written as it is.
+func (a *api) write(w http.ResponseWriter, req *http.Request) {
+	a.mu.Lock()
+	a.calls = append(a.calls, req.Method+" "+req.URL.Path)
+	a.mu.Unlock()
+	if req.Method == http.MethodPatch {
+		object := a.objects[req.URL.Path]
+		if object == "" {
+			object = `{"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClassPodStatus"}`
+		}
+		_, _ = io.WriteString(w, object)
+		return
+	}
+	_, _ = io.Copy(w, req.Body)
+}
+
+// wrote reports whether something was written.
+func (a *api) wrote(call string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.calls {
+		if c == call {
+			return true
+		}
+	}
+	return false
+}
