@@ -8,12 +8,22 @@ SHELL := /bin/bash
 export CGO_ENABLED ?= 1
 
 MODULES       := . test/sanity
+CHECKED       := $(MODULES) test/e2e
 GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.8.0
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo v0.0.0-dev)
 BENCHTIME     ?= 1s
 ROUNDS        ?= 300
 VOLUMES       ?= 1000
 FUZZTIME      ?= 20s
+
+IMAGE         ?= ghcr.io/keymount/keymount:$(VERSION)
+PLATFORMS     ?= linux/amd64,linux/arm64
+OUTPUT        ?= type=oci,dest=bin/image.tar
+
+# Helm takes minutes to build, so a user of this machine builds it once.
+HELM_VERSION := v4.3.1
+HELM         ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/keymount/helm-$(HELM_VERSION)/helm
+CHART        := deploy/helm/keymount
 
 empty :=
 comma := ,
@@ -23,7 +33,7 @@ space := $(empty) $(empty)
 
 .PHONY: help
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: try
 try: ## mount secrets from the quickstart example, without root and without a cluster
@@ -32,6 +42,12 @@ try: ## mount secrets from the quickstart example, without root and without a cl
 .PHONY: build
 build: ## build the three commands into bin/
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
+
+.PHONY: image
+image: ## build the image for PLATFORMS with docker buildx into OUTPUT (bin/image.tar)
+	@mkdir -p bin
+	docker buildx build --file deploy/Dockerfile --platform $(PLATFORMS) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$(shell git rev-parse HEAD) --tag $(IMAGE) --output $(OUTPUT) .
 
 ##@ Check
 
@@ -46,14 +62,22 @@ vet: ## go vet and gofmt
 
 .PHONY: lint
 lint: ## golangci-lint, at the version that CI uses
-	@for module in $(MODULES); do (echo "lint $$module" && cd $$module && $(GOLANGCI_LINT) run --config=$(CURDIR)/.golangci.yml ./...); done
+	@for module in $(CHECKED); do (echo "lint $$module" && cd $$module && $(GOLANGCI_LINT) run --config=$(CURDIR)/.golangci.yml ./...); done
 
 .PHONY: verify
 verify: vet ## fail if generated code or go.mod is out of date
-	@for module in $(MODULES); do (cd $$module && go mod tidy -diff); done
+	@for module in $(CHECKED); do (cd $$module && go vet ./... && go mod tidy -diff); done
 	@sums() { git ls-files -co --exclude-standard -z | xargs -0 sha256sum 2>/dev/null || true; }; \
 	before=$$(sums); $(MAKE) --no-print-directory generate; \
 	diff <(echo "$$before") <(sums) || { echo 'make generate changed these files: commit them'; exit 1; }
+
+.PHONY: chart
+chart: $(HELM) ## helm lint, with the values of every rendered variant
+	@for values in $(CHART)/values.yaml test/deploy/testdata/values-*.yaml; do $(HELM) lint --strict --quiet --values "$$values" $(CHART); done
+
+.PHONY: e2e
+e2e: ## all tests in a real cluster: of our own making (as root), or that of KUBECONFIG
+	@go run ./test/tally -v -modules=test/e2e -- -count=1 -timeout=55m ./...
 
 .PHONY: sanity
 sanity: ## the CSI sanity suite alone, saying what it ran and what not
@@ -85,5 +109,22 @@ microbench: ## the benchmarks of single packages, for BENCHTIME (1s) each
 ##@ Change
 
 .PHONY: generate
-generate: ## regenerate code from .proto files and the like
+generate: manifests ## regenerate code from .proto files and the like, and the manifests
 	go generate ./...
+
+# render OUT [FLAGS] renders the chart for who does not use Helm: without Helm's own labels.
+render = { echo '\# Rendered from $(CHART) by `make manifests` for Kubernetes 1.35 or later. Do not edit.'; \
+	$(HELM) template keymount $(CHART) --namespace kube-system --kube-version 1.36.0 $(2) | \
+	sed -e '/^ *helm.sh\/chart: /d' -e '/^ *app.kubernetes.io\/managed-by: Helm$$/d' -e '/^\# Source: /d'; } >$(1)
+
+.PHONY: manifests
+manifests: $(HELM) ## render deploy/manifests, and variants for test/deploy, from the Helm chart
+	@$(call render,deploy/manifests/crds.yaml,--show-only templates/crds.yaml --set crds.keep=false)
+	@$(call render,deploy/manifests/keymount.yaml,--set crds.install=false)
+	@$(call render,deploy/manifests/keymount-sync.yaml,--set crds.install=false --set syncSecrets.enabled=true)
+	@for values in test/deploy/testdata/values-*.yaml; do \
+		$(call render,"$${values/values-/}",--set crds.install=false --values "$$values" --api-versions monitoring.coreos.com/v1); \
+	done
+
+$(HELM):
+	CGO_ENABLED=0 GOFLAGS= GOBIN=$(@D) go install -trimpath -ldflags='-s -w' helm.sh/helm/v4/cmd/helm@$(HELM_VERSION)
