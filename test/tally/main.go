@@ -18,8 +18,10 @@ import (
 
 func main() {
 	modules := flag.String("modules", ".", "`folders` of the modules, separated by commas")
+	verbose := flag.Bool("v", false, "tell each test when it ends, and what packages print themselves")
 	flag.Parse()
 	t := newTally(os.Stdout)
+	t.verbose = *verbose
 	for dir := range strings.SplitSeq(*modules, ",") {
 		if err := t.module(dir, flag.Args()); err != nil {
 			t.failed++
@@ -47,6 +49,7 @@ type test struct{ pkg, name string }
 type tally struct {
 	out                     io.Writer
 	passed, failed, skipped int
+	verbose                 bool
 
 	output  map[test]*strings.Builder // of tests that run, and of packages with an empty name
 	build   map[string]string         // of import paths that do not compile
@@ -116,6 +119,10 @@ func (t *tally) event(e event) {
 			t.parents[test{e.Package, e.Test[:i]}] = true
 		}
 	case "output":
+		if t.verbose && e.Test == "" {
+			fmt.Fprint(t.out, e.Output)
+			return
+		}
 		if t.output[id] == nil {
 			t.output[id] = &strings.Builder{}
 		}
@@ -143,6 +150,9 @@ func (t *tally) testEnds(id test, e event) {
 		t.show(id)
 	case !t.parents[id]:
 		t.passed++
+	}
+	if t.verbose {
+		fmt.Fprintf(t.out, "%s\t%s (%.1fs)\n", e.Action, e.Test, e.Elapsed)
 	}
 }
 

@@ -1,0 +1,54 @@
+package e2e
+
+import (
+	"os"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// A scenario is one thing that the product promises.
+type scenario struct {
+	name  string
+	local bool // it stops servers of the node, or looks at its disks
+	run   func(*testing.T, *suite)
+}
+
+// TestEndToEnd runs all scenarios, the disruptive ones last.
+func TestEndToEnd(t *testing.T) {
+	s := newSuite(t)
+	s.prepare(t)
+	for _, scenarios := range [][]scenario{
+		publishing, rotating, syncing, rights, outages, scaling, disruptions, migrations, secrecy,
+	} {
+		for _, c := range scenarios {
+			if c.local && !s.Local {
+				t.Logf("NOT RUN on a cluster that is not of our making: %s", c.name)
+				continue
+			}
+			t.Run(c.name, func(t *testing.T) { c.run(t, s) })
+			s.keepLogs(t)
+		}
+	}
+}
+
+// prepare installs what all scenarios need.
+func (s *suite) prepare(t *testing.T) {
+	t.Helper()
+	if err := os.MkdirAll(storeDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(s.describe(mockNamespace), s.describe(system))
+		}
+	})
+	_, err := s.api.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: mockNamespace}}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+	s.startMock(t)
+	s.install(t)
+}
