@@ -1,20 +1,16 @@
 package kube
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/record"
-	"k8s.io/klog/v2"
 
 	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/publish"
@@ -29,20 +25,22 @@ const (
 	reasonRecovered     = "MountRotationRecovered" // Normal
 	reasonSecretFailed  = "FailedToCreateSecret"   // Warning
 	component           = "keymount-driver"
-	eventBacklog        = 256             // events that may wait to be sent
-	eventGap            = 5 * time.Minute // between two equal events of a volume
-	maxMessage          = 1024            // what the API takes for an event
-	maxChanges          = 10              // objects that a message names
-	maxTold             = 1000            // volumes, from which on failures of long ago are forgotten
+	eventBacklog        = 256              // events that may wait to be sent
+	eventGap            = 5 * time.Minute  // between two equal events of a volume
+	staleGap            = 10 * time.Minute // between two reasons why it is stale
+	maxMessage          = 1024             // what the API takes for an event
+	maxChanges          = 10               // objects that a message names
+	maxTold             = 1000             // volumes, from which on failures of long ago are forgotten
 )
 
 // Events tells pods what becomes of their volumes: that publishing failed, and
-// why; that content was rotated; that a volume is stale, and that it no longer
-// is. Equal events of a volume come at most every five minutes.
+// why, the same at most every five minutes; that content was rotated; that a
+// volume is stale, once, and again for another reason; and that it no longer is.
 type Events struct {
 	client  *Client
 	node    string
 	backlog chan event
+	dropped atomic.Int64 // events that found it full
 
 	mu   sync.Mutex
 	told map[volume.ID]told
@@ -54,12 +52,12 @@ type event struct {
 	kind, reason, message string
 }
 
-// told is what a pod was told of a volume. It is replaced, not modified.
+// told is what a pod was told of a volume.
 type told struct {
-	failure  string // of the last publish; "" once it succeeded
-	stale    string // reason; "" while it is fresh
-	at       time.Time
-	versions provider.Versions // held when it was told last
+	failure  string            // of the last publish; "" once it succeeded
+	stale    string            // reason; "" while it is fresh
+	at       time.Time         // when failure or stale was told
+	versions provider.Versions // held when it was fresh
 }
 
 // NewEvents returns the events of a node, some of whose volumes an earlier
@@ -96,7 +94,7 @@ func (e *Events) Gone(id volume.ID) {
 }
 
 func (e *Events) tellFailed(t Turn, was told) told {
-	cause := t.Err.Error()
+	cause := oneLine(t.Err.Error())
 	if cause == was.failure && time.Since(was.at) < eventGap {
 		return was
 	}
@@ -104,12 +102,12 @@ func (e *Events) tellFailed(t Turn, was told) told {
 	if len(e.told) > maxTold { // pods that never had their volume leave without a word
 		maps.DeleteFunc(e.told, func(_ volume.ID, is told) bool { return is.failure != "" && time.Since(is.at) > eventGap })
 	}
-	return told{failure: cause, at: time.Now()}
+	return told{failure: cause, at: time.Now(), stale: was.stale, versions: was.versions}
 }
 
 func (e *Events) tellStale(t Turn, was told, stale *publish.StaleError) told {
 	reason := publish.Reason(stale)
-	if reason == was.stale && time.Since(was.at) < eventGap {
+	if was.stale != "" && (reason == was.stale || time.Since(was.at) < staleGap) {
 		return was
 	}
 	e.Event(t.Pod, corev1.EventTypeWarning, reasonStale, fmt.Sprintf("class %s: the pod keeps the files that it has; stale since %s (%s): %v",
@@ -158,66 +156,22 @@ func (e *Events) Event(pod provider.Pod, kind, reason, message string) {
 	select {
 	case e.backlog <- event{pod, kind, reason, oneLine(message)}:
 	default:
-		klog.InfoS("Too many events wait for the API server; one is dropped", "pod", klog.KRef(pod.Namespace, pod.Name), "reason", reason, "message", oneLine(message))
+		e.dropped.Add(1)
 	}
 }
 
-// oneLine returns the text without line breaks, cut to what an event may have.
+// oneLine returns the text without line breaks and what else a terminal obeys,
+// cut to what an event may have.
 func oneLine(text string) string {
 	text = strings.ToValidUTF8(strings.Join(strings.Fields(text), " "), "?")
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '?'
+		}
+		return r
+	}, text)
 	if len(text) <= maxMessage {
 		return text
 	}
 	return strings.ToValidUTF8(text[:maxMessage-3], "") + "..."
-}
-
-// Run sends events until ctx ends. Many events of one pod, or equal ones of
-// many, are aggregated, and there is a limit to their rate: that of client-go.
-func (e *Events) Run(ctx context.Context) error {
-	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
-	defer broadcaster.Shutdown()
-	broadcaster.StartRecordingToSink(eventSink{ctx, e.client})
-	recorder := broadcaster.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: component, Host: e.node})
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case ev := <-e.backlog:
-			recorder.Event(&corev1.ObjectReference{
-				APIVersion: corev1.SchemeGroupVersion.String(), Kind: "Pod",
-				Namespace: ev.pod.Namespace, Name: ev.pod.Name, UID: types.UID(ev.pod.UID),
-			}, ev.kind, ev.reason, ev.message)
-		}
-	}
-}
-
-// An eventSink is where the broadcaster sends events to.
-type eventSink struct {
-	ctx    context.Context // of Events.Run
-	client *Client
-}
-
-func (s eventSink) call() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(s.ctx, callTimeout)
-}
-
-// Create implements record.EventSink.
-func (s eventSink) Create(event *corev1.Event) (*corev1.Event, error) {
-	ctx, cancel := s.call()
-	defer cancel()
-	return s.client.events(event.Namespace).Create(ctx, event, metav1.CreateOptions{})
-}
-
-// Update implements record.EventSink; the broadcaster patches instead.
-func (s eventSink) Update(event *corev1.Event) (*corev1.Event, error) {
-	ctx, cancel := s.call()
-	defer cancel()
-	return s.client.events(event.Namespace).Update(ctx, event, metav1.UpdateOptions{})
-}
-
-// Patch implements record.EventSink.
-func (s eventSink) Patch(event *corev1.Event, data []byte) (*corev1.Event, error) {
-	ctx, cancel := s.call()
-	defer cancel()
-	return s.client.events(event.Namespace).Patch(ctx, event.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{})
 }

@@ -66,13 +66,6 @@ func TestAPodHearsWhatBecomesOfItsVolume(t *testing.T) {
 				t.Errorf("%s (-want +got):\n%s", step.name, diff)
 			}
 		}
-		e.Ended(s.stale(rec, away))
-		e.said()
-		time.Sleep(eventGap)
-		e.Ended(s.stale(rec, away))
-		if got := e.said(); len(got) != 1 {
-			t.Errorf("after %v, stale is said again as %q", eventGap, got)
-		}
 		e.Gone("1")
 		if len(e.told) != 0 {
 			t.Errorf("a volume that is gone is remembered: %v", e.told)

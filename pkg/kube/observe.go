@@ -79,9 +79,11 @@ func (o *observer) Unpublish(ctx context.Context, id volume.ID, target string) e
 }
 
 // tell passes on a turn that says something: a call that was cut short says
-// nothing of the volume.
+// nothing of the volume, and a refresh that did not get its turn does not even
+// know whose volume it is.
 func (o *observer) tell(t Turn) {
-	if errors.Is(t.Err, context.Canceled) || errors.Is(t.Err, publish.ErrUnpublished) {
+	nobodys := t.Err != nil && t.Pod == (provider.Pod{})
+	if nobodys || errors.Is(t.Err, context.Canceled) || errors.Is(t.Err, publish.ErrUnpublished) {
 		return
 	}
 	for _, l := range o.listeners {

@@ -7,7 +7,9 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
@@ -37,10 +39,10 @@ type Statuses struct {
 	client  *Client
 	volumes volume.Store
 	node    string
-	queue   workqueue.TypedRateLimitingInterface[volume.ID]
 
 	mu    sync.Mutex
 	known map[volume.ID]*status
+	queue workqueue.TypedRateLimitingInterface[volume.ID] // of Run; nil before
 }
 
 // A status is what is known of one object. It is guarded by Statuses.mu.
@@ -50,15 +52,12 @@ type status struct {
 	written    time.Time
 	generation int64    // of the class whose content the volume holds
 	secrets    []string // copies in Kubernetes Secrets
+	synced     bool     // secrets is known from this process
 }
 
 // NewStatuses returns the statuses of the volumes of a node. It makes no call.
 func NewStatuses(client *Client, volumes volume.Store, node string) *Statuses {
-	return &Statuses{
-		client: client, volumes: volumes, node: node,
-		queue: newQueue[volume.ID](),
-		known: make(map[volume.ID]*status),
-	}
+	return &Statuses{client: client, volumes: volumes, node: node, known: make(map[volume.ID]*status)}
 }
 
 // Ended implements Listener.
@@ -67,37 +66,54 @@ func (s *Statuses) Ended(t Turn) {
 		return
 	}
 	s.mu.Lock()
-	st, known := s.known[t.Volume]
-	if !known {
-		st = &status{}
-		s.known[t.Volume] = st
-	}
+	defer s.mu.Unlock()
+	_, known := s.known[t.Volume]
+	st := s.of(t.Volume)
 	if t.Result.Class != nil {
 		st.generation = t.Result.Class.Generation
 	}
-	s.mu.Unlock()
 	if !known || t.Err != nil || t.Result.Outcome != publish.NotDue {
-		s.queue.Add(t.Volume)
+		s.add(t.Volume)
 	}
 }
 
-// Gone implements Listener.
+// Gone implements Listener. It may come late, when the volume is published
+// again: the store knows.
 func (s *Statuses) Gone(id volume.ID) {
+	if _, published := s.volumes.Get(id); published {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.known, id)
-	s.queue.Forget(id)
+	if s.queue != nil {
+		s.queue.Forget(id)
+	}
 }
 
 // Synced tells which Kubernetes Secrets have copies of a volume's files.
 func (s *Statuses) Synced(id volume.ID, secrets []string) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.of(id)
+	st.secrets, st.synced = secrets, true
+	s.add(id)
+}
+
+// of returns what is known of a volume. It needs mu.
+func (s *Statuses) of(id volume.ID) *status {
 	st := s.known[id]
-	if st != nil {
-		st.secrets = secrets
+	if st == nil {
+		st = &status{}
+		s.known[id] = st
 	}
-	s.mu.Unlock()
-	if st != nil {
+	return st
+}
+
+// add has a volume's object compared, and written if it differs. Run begins
+// with all volumes. It needs mu.
+func (s *Statuses) add(id volume.ID) {
+	if s.queue != nil {
 		s.queue.Add(id)
 	}
 }
@@ -106,44 +122,45 @@ func (s *Statuses) Synced(id volume.ID, secrets []string) {
 // what an earlier driver of this node has written. Then it calls known with
 // the Secrets that each volume had.
 func (s *Statuses) Run(ctx context.Context, known func(rec volume.Record, secrets []string)) error {
+	queue := newQueue[volume.ID]()
 	var running sync.WaitGroup
 	defer running.Wait()
-	defer s.queue.ShutDown()
-	running.Go(func() {
-		if !retry(ctx, "Status objects of this node cannot be listed", func() error { return s.list(ctx) }) {
-			return
-		}
-		for _, rec := range s.volumes.List() {
-			known(rec, s.recalled(rec))
-			s.queue.Add(rec.ID)
-		}
-		for range writers {
-			running.Go(func() { work(ctx, s.queue, "Write status of volume", s.write) })
-		}
-	})
+	defer queue.ShutDown()
+	s.mu.Lock()
+	s.queue = queue
+	s.mu.Unlock()
+	if !retry(ctx, "Status objects of this node cannot be listed", func() error { return s.list(ctx) }) {
+		return nil
+	}
+	for _, rec := range s.volumes.List() {
+		known(rec, s.recalled(rec.ID))
+		queue.Add(rec.ID)
+	}
+	for range writers {
+		running.Go(func() { work(ctx, queue, "Write status of volume", s.write) })
+	}
 	<-ctx.Done()
 	return nil
 }
 
-// recalled makes sure that the volume is known, and returns its Secrets.
-func (s *Statuses) recalled(rec volume.Record) []string {
+// recalled returns the Secrets that the volume's object names.
+func (s *Statuses) recalled(id volume.ID) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.known[rec.ID] == nil {
-		s.known[rec.ID] = &status{}
-	}
-	return s.known[rec.ID].secrets
+	return s.of(id).applied.Secrets
 }
 
-// write brings one object up to date.
+// write brings one object up to date. What is known of a volume that is no
+// longer published came late, and is forgotten.
 func (s *Statuses) write(ctx context.Context, id volume.ID) error {
 	rec, published := s.volumes.Get(id)
 	s.mu.Lock()
-	st := s.known[id]
-	if !published || st == nil {
+	if !published {
+		delete(s.known, id)
 		s.mu.Unlock()
 		return nil
 	}
+	st := s.of(id)
 	name, next := st.name, st.next(rec)
 	wait := st.wait(next)
 	s.mu.Unlock()
@@ -151,11 +168,14 @@ func (s *Statuses) write(ctx context.Context, id volume.ID) error {
 	case wait < 0:
 		return nil
 	case wait > 0:
-		s.queue.AddAfter(id, wait)
+		s.queue.AddAfter(id, wait) // of this Run
 		return nil
 	}
 	name, err := s.apply(ctx, rec, name, next)
-	if err != nil {
+	switch {
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return nil // the pod is going, and its object would be the next to go
+	case err != nil:
 		return err
 	}
 	s.mu.Lock()
@@ -190,10 +210,11 @@ func (st *status) next(rec volume.Record) PodStatus {
 		Type: conditionReady, Status: metav1.ConditionTrue, Reason: "Published",
 		LastTransitionTime: metav1.NewTime(rec.Published.Truncate(time.Second)),
 	}
-	for _, c := range []metav1.Condition{ready, stale} {
-		c.ObservedGeneration = st.generation
-		meta.SetStatusCondition(&next.Conditions, c)
-	}
+	// Without observedGeneration, which is about the generation of the status
+	// object itself: kubectl wait would not believe a condition that has
+	// another one.
+	meta.SetStatusCondition(&next.Conditions, ready)
+	meta.SetStatusCondition(&next.Conditions, stale)
 	return next
 }
 
