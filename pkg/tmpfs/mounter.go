@@ -55,14 +55,13 @@ func (m *Mounter) Degraded() int64 { return m.degraded.Load() }
 // Mounted returns the identity of the topmost mount at target, whatever was
 // mounted there; zero if nothing is, or if there is no target.
 //
-// How much an identity proves depends on the kernel, here and in Mount and
-// Open. Since Linux 6.8, no two mounts of one boot ever have the same. From
-// 5.8 to 6.7, no two mounts have the same at the same time, but once a mount
-// is gone, the kernel gives its number to one of the next ones: a mount that
-// somebody else puts at target then may have the identity of the volume that
-// was there. Before 5.8, it is the number of the device, with the same flaw;
-// all mounts of one file system have the same identity then, and a bind mount
-// of the file system around target is not seen.
+// An identity is that of the directory that is mounted, and the same in every
+// mount namespace that sees it, so that a driver in a new container knows the
+// volumes of the one before. It is made of the number of the device, which no
+// two file systems have at the same time, and of the handle of the directory,
+// in which memory file systems have a random number, so that a later one has
+// another identity. Two mounts of one directory have one identity. A bind mount
+// of the file system around target is seen since Linux 5.8.
 func (m *Mounter) Mounted(target string) (uint64, error) {
 	if err := checkTarget(target); err != nil {
 		return 0, err

@@ -134,6 +134,48 @@ func TestMountedIsZeroUnlessSomethingIsMounted(t *testing.T) {
 	checkMounted(t, m, filepath.Join(target, "below"), 0)
 }
 
+// onThreadOfItsOwn calls do on a thread that ends with the goroutine. It must
+// not be the first thread, which cannot end, and whose namespace /proc/self shows.
+func onThreadOfItsOwn(do func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		do()
+		return
+	}
+	defer runtime.UnlockOSThread()
+	done := make(chan struct{})
+	go func() { defer close(done); onThreadOfItsOwn(do) }()
+	<-done
+}
+
+// Each container of a driver has a mount namespace of its own.
+func TestAMountHasItsIdentityInEachNamespace(t *testing.T) {
+	m := mustNew(t)
+	target := newTarget(t)
+	want := mustMount(t, m, target, Options{})
+	type answer struct {
+		id  uint64
+		err error
+	}
+	elsewhere := make(chan answer)
+	go onThreadOfItsOwn(func() {
+		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+			elsewhere <- answer{err: err}
+			return
+		}
+		dir, err := m.Open(target, want)
+		if err != nil {
+			elsewhere <- answer{err: err}
+			return
+		}
+		id, err := m.Mounted(target)
+		elsewhere <- answer{id, errors.Join(err, dir.Close())}
+	})
+	if got := <-elsewhere; got.err != nil || got.id != want {
+		t.Errorf("identity in another namespace = %d, %v, want %d", got.id, got.err, want)
+	}
+}
+
 func TestNoTwoMountsHaveTheSameIdentity(t *testing.T) {
 	m := mustNew(t)
 	target := newTarget(t)
