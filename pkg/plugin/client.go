@@ -46,7 +46,7 @@ func (c *client) Fetch(ctx context.Context, req *provider.Request) (*provider.Bu
 		return c.remote(ctx, req, err)
 	})
 	if err != nil {
-		return nil, err
+		return nil, withMissing(req, err, trailer)
 	}
 	if label := reply.GetError().GetCode(); label != "" {
 		return nil, c.labelled(req, label)

@@ -29,6 +29,12 @@
 //	keymount-refresh        Bundle.Refresh
 //	keymount-empty          "true": the volume has no files, and is not Unchanged
 //
+// With an error PermissionDenied only, as a trailer:
+//
+//	keymount-missing-audience-bin
+//	                        MissingTokenError.Audience, printable text of at most
+//	                        1024 bytes; empty for the API server's own
+//
 // Two optional gRPC services on the same socket, of the package keymount.v1,
 // carry provider.Notifier and provider.Releaser.
 //

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/keymount/keymount/pkg/provider"
@@ -14,7 +15,8 @@ import (
 
 // An Error is a failure that the provider process reported, or a call that
 // did not reach its end. It wraps the sentinel of package provider that its
-// code stands for, and the context's error if that ended the call.
+// code stands for, and the context's error if that ended the call, or the
+// *provider.MissingTokenError that the provider reported.
 type Error struct {
 	Provider string     // name
 	Class    string     // namespace/name; may be empty
@@ -22,13 +24,13 @@ type Error struct {
 	Label    string     // the provider's own word for it; may be empty
 	Message  string     // fit to be printed
 
-	cause error // of the context; or nil
+	cause error // what else it wraps; or nil
 }
 
 // Error names the provider, the class, and what the provider said.
 func (e *Error) Error() string { return prefix(e.Provider, e.Class) + e.Message }
 
-// Unwrap returns the sentinel, and the context's error.
+// Unwrap returns the sentinel, and the cause.
 func (e *Error) Unwrap() []error {
 	if e.cause != nil {
 		return []error{sentinel(e.Code), e.cause}
@@ -54,6 +56,33 @@ func (c *client) remote(ctx context.Context, req *provider.Request, err error) e
 		message = "it failed with " + answer.Code().String() + " and no message"
 	}
 	return &Error{Provider: c.name, Class: classOf(req), Code: answer.Code(), Message: message, cause: ctx.Err()}
+}
+
+// missing returns the trailer of a failure that is for want of a token; nil for
+// any other.
+func missing(req *provider.Request, err error) metadata.MD {
+	var token *provider.MissingTokenError
+	if !errors.As(err, &token) || !presentable(req, token.Audience) {
+		return nil
+	}
+	return metadata.Pairs(metaMissingAudience, token.Audience)
+}
+
+// withMissing lets a refusal wrap what its trailer says of a missing token.
+func withMissing(req *provider.Request, err error, trailer metadata.MD) error {
+	var refusal *Error
+	audiences := trailer.Get(metaMissingAudience)
+	if len(audiences) != 1 || !errors.As(err, &refusal) || refusal.Code != codes.PermissionDenied || !presentable(req, audiences[0]) {
+		return err
+	}
+	refusal.cause = &provider.MissingTokenError{Audience: audiences[0]}
+	return err
+}
+
+// presentable reports whether the audience, which goes into messages and to
+// the API server, is one short line that shows no secret of the request.
+func presentable(req *provider.Request, audience string) bool {
+	return clean(audience, bearers(req)) == audience
 }
 
 // labelled is the failure of a reply that carries an error code.

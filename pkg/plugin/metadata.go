@@ -17,6 +17,8 @@ const (
 	metaLeaseExpires = "keymount-lease-expires"
 	metaRefresh      = "keymount-refresh"
 	metaEmpty        = "keymount-empty"
+
+	metaMissingAudience = "keymount-missing-audience-bin"
 )
 
 // maxLeaseID bounds what a provider may have the driver remember.

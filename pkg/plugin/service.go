@@ -40,6 +40,9 @@ func (s *service) Mount(ctx context.Context, message *v1alpha1.MountRequest) (*v
 	}
 	bundle, err := s.provider.Fetch(ctx, req)
 	if err != nil {
+		if err := grpc.SetTrailer(ctx, missing(req, err)); err != nil {
+			return nil, status.Error(codes.Internal, "the refusal's metadata cannot be sent")
+		}
 		return nil, failure(req, err)
 	}
 	if err := bundle.Validate(); err != nil { // upstream's driver might act on it

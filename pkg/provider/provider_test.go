@@ -69,6 +69,34 @@ func TestLiveKeepsTokensThatHaveNotExpired(t *testing.T) {
 	}
 }
 
+func TestATokenIsFoundWhileItIsValid(t *testing.T) {
+	now := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	tokens := provider.Tokens{"": {Expires: now.Add(time.Hour)}, "endless": {}, "expired": {Expires: now}}
+	for audience, valid := range map[string]bool{"": true, "endless": true, "expired": false, "unknown": false} {
+		token, err := tokens.For(audience, now)
+		var missing *provider.MissingTokenError
+		switch {
+		case valid && (err != nil || token.Expires != tokens[audience].Expires):
+			t.Errorf("For(%q) = %v, %v, want the token", audience, token, err)
+		case !valid && (!errors.As(err, &missing) || missing.Audience != audience || !errors.Is(err, provider.ErrDenied)):
+			t.Errorf("For(%q) = %v, %v, want that it is missing", audience, token, err)
+		}
+	}
+}
+
+func TestAMissingTokenSaysHowToGetIt(t *testing.T) {
+	for audience, name := range map[string]string{
+		"x": `audience "x"`, "": "the API server's own audience", strings.Repeat("y", 1000): `audience "` + strings.Repeat("y", 200) + `":`,
+	} {
+		text := (&provider.MissingTokenError{Audience: audience}).Error()
+		for _, want := range []string{name, "spec.tokenRequests", "csiDriver.tokenRequests", "--mint-tokens", "mintTokens.enabled"} {
+			if !strings.Contains(text, want) {
+				t.Errorf("%q does not name %s", text, want)
+			}
+		}
+	}
+}
+
 func TestReasonNamesTheSentinel(t *testing.T) {
 	for want, err := range map[string]error{
 		"": nil, "Invalid": provider.ErrInvalid, "NotFound": provider.ErrNotFound, "Denied": provider.ErrDenied,

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 
 	"github.com/keymount/keymount/pkg/atomicdir"
 )
@@ -48,4 +49,13 @@ func (b *Bundle) entries(yield func(string, fs.FileMode) bool) {
 			return
 		}
 	}
+}
+
+// CheckFiles reports why no volume can hold these files, given by path and
+// mode, before anything is fetched for them. The error wraps ErrInvalid.
+func CheckFiles(files iter.Seq2[string, fs.FileMode]) error {
+	if err := atomicdir.Validate(files); err != nil {
+		return fmt.Errorf("%w: %w", err, ErrInvalid)
+	}
+	return nil
 }

@@ -3,12 +3,17 @@ package params
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// tag is the key of the struct tag that names a field.
-const tag = "param"
+// tag is the key of the struct tag that names a field; the name rest stands
+// for all that the struct does not have.
+const (
+	tag  = "param"
+	rest = "*"
+)
 
 // A scalarDecoder decodes itself from a scalar. Its errors say what is
 // wanted and quote nothing.
@@ -98,6 +103,8 @@ func decodeStruct(n node, into reflect.Value, at string) error {
 	for _, f := range n.fields {
 		i := indexFold(names, f.name)
 		switch {
+		case i < 0 && slices.Contains(names, rest):
+			continue
 		case i < 0:
 			return invalid("%s: unknown field %q%s", place(at), shorten(f.name), suggest(f.name, names))
 		case seen[i]:
@@ -129,7 +136,7 @@ func fieldNames(t reflect.Type) []string {
 
 func indexFold(names []string, name string) int {
 	for i := range names {
-		if names[i] != "" && strings.EqualFold(names[i], name) {
+		if names[i] != "" && names[i] != rest && strings.EqualFold(names[i], name) {
 			return i
 		}
 	}

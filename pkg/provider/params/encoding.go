@@ -19,7 +19,7 @@ const (
 	Hex    Encoding = "hex"    // in either case
 )
 
-var errEncodingName = errors.New("want utf-8, base64 or hex")
+var errEncodingName = errors.New("invalid encoding type. Should be utf-8, base64, or hex") // a text that people search for
 
 func (e *Encoding) decodeScalar(text string, _ bool) error {
 	switch strings.ToLower(text) {

@@ -7,13 +7,13 @@ import (
 	"strings"
 )
 
-var errMode = errors.New(`want permission bits from 0001 to 0777 in octal, such as 0640 or "0640"`)
+var errMode = errors.New(`want permission bits up to 0777 in octal, such as 0640 or "0640"`)
 
 // A Mode is the permission bits of a file; zero means that none are set.
 //
 // A number means what it means in YAML: 0640, 0o640 and 416 are the same. In
 // quotes, digits are octal, with or without a leading zero: "640" and "0640".
-// Anything else, more than 0777 and no bit at all are errors.
+// Anything else and more than 0777 are errors.
 type Mode fs.FileMode
 
 // Or returns the mode, or fallback if none is set.
@@ -30,7 +30,7 @@ func (m *Mode) decodeScalar(text string, typed bool) error {
 		base = 10
 	}
 	bits, err := strconv.ParseUint(strings.TrimPrefix(text, "0o"), base, 32)
-	if err != nil || bits == 0 || bits > uint64(fs.ModePerm) {
+	if err != nil || bits > uint64(fs.ModePerm) {
 		return errMode
 	}
 	*m = Mode(bits)

@@ -5,12 +5,15 @@
 //
 // A list of objects may be a YAML list or a map with the one field "array",
 // and each item a map or a string that holds the YAML of a map. Fields match
-// without regard to case; text need not be quoted. A field that is unknown or
-// set twice is an error. Errors wrap provider.ErrInvalid; they name fields
-// and positions, never the content of a field.
+// without regard to case; text need not be quoted. A field that is set twice
+// is an error; so is one that is unknown, unless the struct has a field with
+// the tag `param:"*"`, as providers have whose classes always could say more.
+// Errors wrap provider.ErrInvalid; they name fields and positions, never the
+// content of a field.
 package params
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -21,6 +24,9 @@ import (
 
 // MaxSize is the largest YAML text that is read, in bytes.
 const MaxSize = 1 << 20
+
+// ErrNone says that a parameter lists nothing.
+var ErrNone = errors.New("lists nothing")
 
 // arrayField is the field that may wrap a list of objects.
 const arrayField = "array"
@@ -43,7 +49,7 @@ func Objects[T any](parameters map[string]string, name string) ([]T, error) {
 	}
 	switch {
 	case list.kind == null, list.kind == sequence && len(list.items) == 0:
-		return nil, invalid("parameter %q lists nothing", name)
+		return nil, fmt.Errorf("parameter %q %w: %w", name, ErrNone, provider.ErrInvalid)
 	case list.kind != sequence:
 		return nil, invalid("parameter %q is %s, want a list", name, list.kind)
 	}

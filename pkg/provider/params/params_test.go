@@ -87,8 +87,8 @@ func TestObjectsSaysWhereAndWhat(t *testing.T) {
 		{"text for a number", "- objectVersionHistory: c4n4ry", `objects[0].objectVersionHistory: want a whole number: invalid`},
 		{"text for a list", "- jmesPath: c4n4ry", `objects[0].jmesPath is text, want a list: invalid`},
 		{"text for a struct", "- failoverObject: c4n4ry", `objects[0].failoverObject is text, want fields: invalid`},
-		{"a malformed mode", "- filePermission: c4n4ry", `objects[0].filePermission: want permission bits from 0001 to 0777 in octal, such as 0640 or "0640": invalid`},
-		{"an unknown encoding", "- encoding: c4n4ry", `objects[0].encoding: want utf-8, base64 or hex: invalid`},
+		{"a malformed mode", "- filePermission: c4n4ry", `objects[0].filePermission: want permission bits up to 0777 in octal, such as 0640 or "0640": invalid`},
+		{"an unknown encoding", "- encoding: c4n4ry", `objects[0].encoding: invalid encoding type. Should be utf-8, base64, or hex: invalid`},
 		{"an item that is text", "- c4n4ry", `objects[0] is text, want fields: invalid`},
 		{"an item that is empty", "- objectName: a\n-", `objects[1] is empty, want fields: invalid`},
 		{"an item of broken YAML", "- 'objectName: [c4n4ry'", `objects[0]: not valid YAML near line 1: invalid`},
@@ -128,11 +128,28 @@ func TestObjectsNamesTheParameterThatWasProbablyMeant(t *testing.T) {
 	}
 }
 
+func TestUnknownFieldsMayBeIgnored(t *testing.T) {
+	type lenient struct {
+		Name string   `param:"objectName"`
+		_    struct{} `param:"*"`
+	}
+	got, err := params.Objects[lenient](map[string]string{"objects": "- {objectName: a, colour: {of: sky}, \"*\": x}"}, "objects")
+	if diff := cmp.Diff([]lenient{{Name: "a"}}, got, cmp.AllowUnexported(lenient{})); err != nil || diff != "" {
+		t.Errorf("error %v, -want +got\n%s", err, diff)
+	}
+	if _, err := params.Objects[lenient](map[string]string{"objects": "- {objectName: a, ObjectName: b}"}, "objects"); !errors.Is(err, provider.ErrInvalid) {
+		t.Errorf("a field twice: error %v, want ErrInvalid", err)
+	}
+	if _, err := params.Objects[lenient](map[string]string{"objects": "[]"}, "objects"); !errors.Is(err, params.ErrNone) {
+		t.Errorf("an empty list: error %v, want ErrNone", err)
+	}
+}
+
 func TestMode(t *testing.T) {
 	for in, want := range map[string]params.Mode{
 		`0640`: 0o640, `0o640`: 0o640, `416`: 0o640, `420`: 0o644, `"0640"`: 0o640, `'640'`: 0o640, `"0o640"`: 0o640,
 		`"420"`: 0o420, `0777`: 0o777, `0001`: 0o001, `4`: 4, `!!str 640`: 0o640,
-		`0`: 0, `00`: 0, `""`: 0, `"0000"`: 0, `01000`: 0, `04755`: 0, `"1777"`: 0, `512`: 0, `644`: 0, `0648`: 0, `-1`: 0, `+0640`: 0,
+		`""`: 0, `01000`: 0, `04755`: 0, `"1777"`: 0, `512`: 0, `644`: 0, `0648`: 0, `-1`: 0, `+0640`: 0,
 		`0x1a4`: 0, `6_4_0`: 0, `rw-r-----`: 0, `u=rw`: 0, `0640x`: 0, `" 0640"`: 0, `6.4`: 0, `true`: 0, `o640`: 0, `"00o640"`: 0,
 		`99999999999999999999`: 0,
 	} {
@@ -142,6 +159,11 @@ func TestMode(t *testing.T) {
 			t.Errorf("mode %s: got %+v, error %v, want ErrInvalid", in, got, err)
 		case want != 0 && (err != nil || got[0].Mode != want):
 			t.Errorf("mode %s: got %+v, error %v, want %#o", in, got, err, want)
+		}
+	}
+	for _, none := range []string{`0`, `00`, `"0000"`, `0o0`, `~`} {
+		if got, err := objects("- objectName: a\n  filePermission: " + none); err != nil || got[0].Mode != 0 {
+			t.Errorf("mode %s: got %+v, error %v, want none set", none, got, err)
 		}
 	}
 	if got := params.Mode(0).Or(0o644); got != 0o644 {

@@ -11,6 +11,7 @@ func leaseCases() []testCase {
 	return []testCase{
 		{"EachVolumeHasItsLease", needs[Leaser]("Leaser"), eachVolumeHasItsLease},
 		{"LeaseIsRenewedNotReissued", needs[Leaser]("Leaser"), leaseIsRenewed},
+		{"LeaseAloneGivesAllFiles", needs[Leaser]("Leaser"), leaseAloneGivesFiles},
 		{"ReleaseRevokes", needs[Leaser]("Leaser"), releaseRevokes},
 	}
 }
@@ -60,6 +61,22 @@ func leaseIsRenewed(s *suite) {
 		if !again.Unchanged {
 			s.holds(again, want, nil)
 		}
+	}
+}
+
+// A volume whose class was edited knows its lease and no versions. Whether the
+// provider still has its credentials, or issues others, is its own affair.
+func leaseAloneGivesFiles(s *suite) {
+	first := s.leased(provider.Held{}, 1)
+	req := s.complete(s.backend.(Leaser).LeaseRequest(s))
+	req.Held.Lease = first.Lease
+	again := s.fetch(req)
+	if again.Unchanged || len(again.Files) != len(first.Files) || again.Lease.IsZero() {
+		s.Errorf("a volume that holds only the lease %+v got %d files, the lease %+v and Unchanged %v; want all %d files, leased",
+			first.Lease, len(again.Files), again.Lease, again.Unchanged, len(first.Files))
+	}
+	for _, file := range again.Files {
+		s.said.forbid(canary(file.Data.Reveal()))
 	}
 }
 

@@ -35,6 +35,7 @@ func TestWhatABackendCannotExpressIsSaid(t *testing.T) {
 		"RecoversAfterOutage: backend has no Breaker",
 		"EachVolumeHasItsLease: backend has no Leaser",
 		"LeaseIsRenewedNotReissued: backend has no Leaser",
+		"LeaseAloneGivesAllFiles: backend has no Leaser",
 		"ReleaseRevokes: backend has no Leaser",
 		"HonoursCancellationWhileWaiting: backend has no Hanger",
 		"ChangesAreTold: provider is no Notifier",

@@ -266,6 +266,11 @@ var mutations = []struct {
 	{"LeaseIsRenewedNotReissued", "reissues instead of renewing", forgetsLease},
 	{"LeaseIsRenewedNotReissued", "names a lease anew", onSuccess(func(f *Fake, _ *provider.Request, b *provider.Bundle) { b.Lease.ID += fmt.Sprint(f.Fetches()) })},
 	{"LeaseIsRenewedNotReissued", "does not say the lease", onSuccess(func(_ *Fake, _ *provider.Request, b *provider.Bundle) { b.Lease = provider.Lease{} })},
+	{"LeaseAloneGivesAllFiles", "leaves out the files of a lease that it renews", onSuccess(func(_ *Fake, req *provider.Request, b *provider.Bundle) {
+		if !req.Held.Lease.IsZero() {
+			b.Files = nil
+		}
+	})},
 	{"ReleaseRevokes", "releases nothing", func(m *mutant) { m.release = func(context.Context, provider.Lease) error { return nil } }},
 	{"ReleaseRevokes", "releases all leases", func(m *mutant) {
 		m.release = func(context.Context, provider.Lease) error {
