@@ -1,5 +1,5 @@
 // Package providers is the list of the providers that are built in. Adding
-// one takes three lines here, and nothing elsewhere but its own package.
+// one takes a few lines here, and nothing elsewhere but its own package.
 package providers
 
 import (
@@ -10,10 +10,17 @@ import (
 
 	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/providers/file"
+	"github.com/keymount/keymount/providers/vault"
 )
 
 // A Set is the built-in providers with the values of their flags.
-type Set struct{ builtins []builtin }
+type Set struct {
+	// Environment looks a variable up for settings that a flag leaves open;
+	// os.Getenv does. Nil: none is set.
+	Environment func(name string) string
+
+	builtins []builtin
+}
 
 // A builtin makes the provider of a name.
 type builtin struct {
@@ -24,12 +31,23 @@ type builtin struct {
 // AddFlags adds the flags of all built-in providers. They must be parsed
 // before New.
 func AddFlags(fs *pflag.FlagSet) *Set {
+	set := &Set{}
 	var files file.Options
 	files.AddFlags(fs)
+	set.add("file", func() (provider.Provider, error) { return file.New(&files) })
+	for _, product := range []vault.Product{vault.Vault, vault.OpenBao} {
+		var server vault.Options
+		server.AddFlags(fs, product)
+		set.add(string(product), func() (provider.Provider, error) {
+			server.Environment = set.Environment
+			return vault.New(product, &server)
+		})
+	}
+	return set
+}
 
-	return &Set{[]builtin{
-		{"file", func() (provider.Provider, error) { return file.New(&files) }},
-	}}
+func (s *Set) add(name string, make func() (provider.Provider, error)) {
+	s.builtins = append(s.builtins, builtin{name, make})
 }
 
 // Names returns the names of the built-in providers.
@@ -42,7 +60,8 @@ func (s *Set) Names() []string {
 }
 
 // New returns the provider of a name, made as its flags say. The error wraps
-// provider.ErrInvalid if there is none of that name.
+// provider.ErrInvalid if there is none of that name. A provider that is an
+// io.Closer must be closed when it is no longer used.
 func (s *Set) New(name string) (provider.Provider, error) {
 	for _, b := range s.builtins {
 		if b.name != name {

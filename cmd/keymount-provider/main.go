@@ -9,6 +9,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"os"
@@ -65,6 +66,7 @@ func command() *cobra.Command {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	set := providers.AddFlags(flags)
+	set.Environment = os.Getenv
 	flags.StringSliceVar(&s.names, "providers", set.Names(), "built-in `providers` to serve, separated by commas")
 	flags.StringVar(&s.socketDir, "socket-dir", defaultSocketDir, "`folder` of the sockets, one NAME.sock for each provider; the driver's --provider-volume")
 	flags.UintSliceVar(&s.uids, "allowed-uids", nil, "`users` whose processes may connect, separated by commas; none means whoever the socket's permissions (0600) let in")
@@ -100,7 +102,7 @@ func run(ctx context.Context, s settings, set *providers.Set) error {
 		opened, err := s.open(name, set)
 		if err != nil {
 			for _, other := range sockets {
-				err = errors.Join(err, other.listener.Close())
+				err = errors.Join(err, other.listener.Close(), other.close())
 			}
 			return err
 		}
@@ -112,7 +114,10 @@ func run(ctx context.Context, s settings, set *providers.Set) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, opened := range sockets {
 		klog.InfoS("Provider serves", "socket", opened.listener.Addr(), "version", version)
-		group.Go(func() error { return plugin.Serve(ctx, opened.listener, opened.provider, opts) })
+		group.Go(func() error {
+			err := plugin.Serve(ctx, opened.listener, opened.provider, opts)
+			return errors.Join(err, opened.close())
+		})
 	}
 	return group.Wait()
 }
@@ -123,14 +128,23 @@ type socket struct {
 	listener net.Listener
 }
 
+// close lets the provider go, if it holds anything.
+func (s socket) close() error {
+	if closer, ok := s.provider.(io.Closer); ok {
+		return closer.Close()
+	}
+	return nil
+}
+
 func (s settings) open(name string, set *providers.Set) (socket, error) {
 	p, err := set.New(name)
 	if err != nil {
 		return socket{}, err
 	}
-	lis, err := serve.Listen("unix:"+filepath.Join(s.socketDir, name+".sock"), &serve.ListenOptions{Dir: 0o755})
+	opened := socket{provider: p}
+	opened.listener, err = serve.Listen("unix:"+filepath.Join(s.socketDir, name+".sock"), &serve.ListenOptions{Dir: 0o755})
 	if err != nil {
-		return socket{}, fmt.Errorf("provider %q: %w", name, err)
+		return socket{}, errors.Join(fmt.Errorf("provider %q: %w", name, err), opened.close())
 	}
-	return socket{p, lis}, nil
+	return opened, nil
 }

@@ -1,6 +1,7 @@
 package driver_test
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ type api struct {
 	mu      sync.Mutex
 	objects map[string]string // answers to GET, by path
 	calls   []string          // method and path of what was written
+	token   string            // that it makes
 	done    chan struct{}     // closed at the end of the test, which ends watches
 }
 
@@ -29,7 +31,7 @@ func (r *rig) useCluster(parameters map[string]string) *api {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	a := &api{done: make(chan struct{}), objects: map[string]string{
+	a := &api{done: make(chan struct{}), token: rand.Text(), objects: map[string]string{
 		customPath + "/namespaces/ns/secretproviderclasses/c": fmt.Sprintf(`{"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass",
 			"metadata": {"name": "c", "namespace": "ns", "generation": 1}, "spec": {"provider": "foreign", "parameters": %s,
 			"secretObjects": [{"secretName": "copy", "type": "Opaque", "data": [{"objectName": "password", "key": "password"}]}]}}`, text),
@@ -78,7 +80,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// write takes what is written as it is.
+// write takes what is written as it is. A token that is asked for is its token.
 func (a *api) write(w http.ResponseWriter, req *http.Request) {
 	a.mu.Lock()
 	a.calls = append(a.calls, req.Method+" "+req.URL.Path)
@@ -91,17 +93,24 @@ func (a *api) write(w http.ResponseWriter, req *http.Request) {
 		_, _ = io.WriteString(w, object)
 		return
 	}
+	if strings.HasSuffix(req.URL.Path, "/token") {
+		_, _ = fmt.Fprintf(w, `{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 900}, "status": {"token": %q}}`, a.token)
+		return
+	}
 	_, _ = io.Copy(w, req.Body)
 }
 
 // wrote reports whether something was written.
-func (a *api) wrote(call string) bool {
+func (a *api) wrote(call string) bool { return a.count(call) > 0 }
+
+// count returns how often something was written.
+func (a *api) count(call string) (n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, c := range a.calls {
 		if c == call {
-			return true
+			n++
 		}
 	}
-	return false
+	return n
 }

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keymount/keymount/pkg/kube"
+	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/publish"
 	"github.com/keymount/keymount/pkg/volume"
 )
@@ -19,6 +20,7 @@ type cluster struct {
 	statuses *kube.Statuses
 	events   *kube.Events
 	secrets  *kube.Secrets // nil unless Config.SyncSecrets
+	tokens   *kube.Tokens  // nil unless Config.MintTokens
 }
 
 // newCluster makes no call.
@@ -34,7 +36,19 @@ func newCluster(c *Config, volumes volume.Store) (*cluster, error) {
 	if c.SyncSecrets {
 		k.secrets = kube.NewSecrets(client, k.events, k.statuses)
 	}
+	if c.MintTokens {
+		k.tokens = kube.NewTokens(client)
+	}
 	return k, nil
+}
+
+// mint makes providers have tokens that kubelet does not bring, if that is
+// asked for.
+func (k *cluster) mint(lookup provider.Lookup) provider.Lookup {
+	if k == nil || k.tokens == nil {
+		return lookup
+	}
+	return provider.Decorate(lookup, k.tokens.Middleware())
 }
 
 // observe lets the cluster hear of what next does.

@@ -40,6 +40,7 @@ type Config struct {
 
 	RequireProviders   string // names of providers without which the driver is not ready, separated by commas
 	SyncSecrets        bool   // copy files to Kubernetes Secrets where a class asks for it
+	MintTokens         bool   // of audiences that kubelet does not bring
 	RemoveStartupTaint bool   // from this node, once the driver is ready
 
 	AttributesWin bool // pods may override and extend the parameters of their class
@@ -73,6 +74,7 @@ func (c *Config) AddFlags(fs *flag.FlagSet) {
 	fs.StringVar(&c.RegistrationPath, "kubelet-registration-path", "", "`path` of the endpoint's socket as kubelet sees it; without it, as the driver does")
 	fs.StringVar(&c.RequireProviders, "require-providers", "", "`names` of providers, separated by commas, that have to answer before the driver is ready")
 	fs.BoolVar(&c.SyncSecrets, "sync-secrets", false, "copy files to Kubernetes Secrets as secretObjects of a class ask")
+	fs.BoolVar(&c.MintTokens, "mint-tokens", false, "ask the API server for service account tokens of audiences that kubelet does not bring")
 	fs.BoolVar(&c.RemoveStartupTaint, "remove-startup-taint", false, "remove the taint keymount.io/agent-not-ready from this node once the driver is ready")
 	fs.StringVar(&c.StateDir, "state-dir", "/run/keymount", "`folder` for what is known of published volumes; never secrets; should vanish on reboot as mounts do")
 	fs.StringVar(&c.MetricsAddr, "metrics-addr", ":8095", "`address` that serves /healthz and /readyz over HTTP; \"\" turns it off")
@@ -135,7 +137,7 @@ func (c *Config) checkClasses(wrong func(string, ...any)) {
 	for _, f := range []struct {
 		name string
 		set  bool
-	}{{"kubeconfig", c.Kubeconfig != ""}, {"sync-secrets", c.SyncSecrets}, {"remove-startup-taint", c.RemoveStartupTaint}} {
+	}{{"kubeconfig", c.Kubeconfig != ""}, {"sync-secrets", c.SyncSecrets}, {"mint-tokens", c.MintTokens}, {"remove-startup-taint", c.RemoveStartupTaint}} {
 		if f.set {
 			wrong("--%s needs a cluster: leave out --class-dir, or it", f.name)
 		}

@@ -31,6 +31,7 @@ func TestValidateSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 		{"more provider folders are absolute", func(c *driver.Config) { c.MoreProviders = "/a, b" }, `"b" is not an absolute path`},
 		{"the class folder exists", func(c *driver.Config) { c.ClassDir += "/none" }, "name an existing folder"},
 		{"a folder of classes is no cluster", func(c *driver.Config) { c.SyncSecrets = true }, "--sync-secrets needs a cluster"},
+		{"without a cluster nobody makes tokens", func(c *driver.Config) { c.MintTokens = true }, "--mint-tokens needs a cluster"},
 		{"without a cluster there is no taint", func(c *driver.Config) { c.RemoveStartupTaint = true }, "--remove-startup-taint needs a cluster"},
 		{"without a cluster there is no kubeconfig", func(c *driver.Config) { c.Kubeconfig = "k" }, "--kubeconfig needs a cluster"},
 		{"kubelet's folder is absolute", func(c *driver.Config) { c.KubeletRoot = "kubelet" }, "--kubelet-root"},
@@ -130,7 +131,7 @@ func TestFlagNamesStay(t *testing.T) {
 	want := []string{
 		"additional-provider-volume-paths", "allow-volume-attribute-overrides", "class-dir", "drivername",
 		"enable-secret-rotation", "endpoint", "kubeconfig", "kubelet-registration-path", "kubelet-root", "max-call-recv-msg-size",
-		"metrics-addr", "nodeid", "provider-timeout", "provider-volume", "registration-dir", "remove-startup-taint",
+		"metrics-addr", "mint-tokens", "nodeid", "provider-timeout", "provider-volume", "registration-dir", "remove-startup-taint",
 		"require-providers", "rotation-poll-interval", "send-held-versions", "state-dir", "sync-secrets", "tmpfs-size",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -42,20 +42,21 @@ type Options struct {
 
 // A Driver is the node plugin of one node.
 type Driver struct {
-	config  Config
-	plugins *plugin.Dir
-	shared  *coalesce.Group
-	classes class.Source
-	cluster *cluster // nil where classes come from a folder
-	volumes *volume.Dir
-	service *publish.Service
-	rotator *rotate.Rotator
-	watcher *watcher
-	core    serve.Health // what a publish needs of the driver itself
-	health  serve.Health // and what the pod's probes are told
-	metrics *metrics.Metrics
-	kubelet *registration.Server // nil where a sidecar registers the driver
-	server  *grpc.Server
+	config   Config
+	plugins  *plugin.Dir
+	shared   *coalesce.Group
+	classes  class.Source
+	cluster  *cluster // nil where classes come from a folder
+	volumes  *volume.Dir
+	releases *volume.Dir // leases that are to be given back
+	service  *publish.Service
+	rotator  *rotate.Rotator
+	watcher  *watcher
+	core     serve.Health // what a publish needs of the driver itself
+	health   serve.Health // and what the pod's probes are told
+	metrics  *metrics.Metrics
+	kubelet  *registration.Server // nil where a sidecar registers the driver
+	server   *grpc.Server
 }
 
 // New puts a driver together. It opens the state folder and reads the classes;
@@ -69,28 +70,26 @@ func New(c Config, opts *Options) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.volumes, err = volume.OpenDir(filepath.Join(c.StateDir, "volumes")); err != nil {
-		return nil, fmt.Errorf("open --state-dir: %w", err)
-	}
-	for _, reason := range d.volumes.Dropped() {
-		klog.InfoS("Record of a volume was dropped", "reason", reason)
+	if err := d.openState(); err != nil {
+		return nil, err
 	}
 	if err := d.findClasses(); err != nil {
-		return nil, errors.Join(err, d.volumes.Close())
+		return nil, errors.Join(err, d.closeState())
 	}
 	d.plugins = plugin.NewDir(c.providerDirs(), &plugin.Options{
 		MaxRecvMsgSize:   c.MaxRecvMsgSize,
 		WithholdVersions: !c.SendHeld,
 		Version:          c.Version,
 	})
-	d.shared = coalesce.New(nil)
-	providers := provider.Decorate(d.plugins.Lookup,
+	d.shared = coalesce.New(&coalesce.Options{GiveBack: d.giveBack})
+	providers := provider.Decorate(d.cluster.mint(d.plugins.Lookup),
 		limit.New(&limit.Options{Timeout: c.ProviderTimeout}).Middleware(),
 		d.shared.Middleware(),
 	)
 	d.metrics = metrics.New(d.volumes, c.Version)
 	d.service = publish.New(publish.Config{
 		Classes: d.classes, Providers: providers, Mounts: mounts, Volumes: d.volumes,
+		Releases: d.releases, Lost: lost,
 		NeedsFiles:    d.needsFiles(),
 		Schedule:      c.schedule(),
 		Limits:        tmpfs.Options{Size: int64(c.TmpfsSize), Inodes: inodesPerVolume},
@@ -104,7 +103,7 @@ func New(c Config, opts *Options) (*Driver, error) {
 	d.rotator = rotate.New(published, d.volumes, nil)
 	d.watcher.rotator = d.rotator
 	if err := d.addChecks(); err != nil {
-		return nil, errors.Join(err, d.volumes.Close())
+		return nil, errors.Join(err, d.closeState())
 	}
 	d.server = grpc.NewServer(grpc.ChainUnaryInterceptor(serve.Unary(nil)), grpc.ChainStreamInterceptor(serve.Stream()))
 	(&node.Server{
@@ -112,6 +111,38 @@ func New(c Config, opts *Options) (*Driver, error) {
 		Publisher: d.rotator.Observe(published), Volumes: d.volumes, Mounted: mounts.Mounted, Ready: d.core.Ready,
 	}).Register(d.server)
 	return d, nil
+}
+
+// openState opens what outlives the driver.
+func (d *Driver) openState() (err error) {
+	if d.volumes, err = volume.OpenDir(filepath.Join(d.config.StateDir, "volumes")); err != nil {
+		return fmt.Errorf("open --state-dir: %w", err)
+	}
+	if d.releases, err = volume.OpenDir(filepath.Join(d.config.StateDir, "releases")); err != nil {
+		return errors.Join(fmt.Errorf("open --state-dir: %w", err), d.volumes.Close())
+	}
+	for _, reason := range d.volumes.Dropped() {
+		klog.InfoS("Record of a volume was dropped", "reason", reason)
+	}
+	for _, reason := range d.releases.Dropped() {
+		klog.InfoS("Note of a lease that was to be given back was dropped", "reason", reason)
+	}
+	return nil
+}
+
+func (d *Driver) closeState() error { return errors.Join(d.volumes.Close(), d.releases.Close()) }
+
+// giveBack is coalesce.Options.GiveBack.
+func (d *Driver) giveBack(name string, lease provider.Lease) {
+	if err := d.service.GiveBack(name, lease); err != nil {
+		klog.ErrorS(err, "Lease is given back, and would not be after a restart", "provider", name)
+	}
+}
+
+// lost is publish.Config.Lost.
+func lost(rec volume.Record, err error) {
+	klog.ErrorS(err, "Lease could not be given back; its store ends it when it expires",
+		"provider", rec.Provider, "pod", klog.KRef(rec.Pod.Namespace, rec.Pod.Name), "class", rec.Class, "expires", rec.Held.Lease.Expires.UTC().Format(time.RFC3339))
 }
 
 // addChecks says what makes the driver alive and ready.
@@ -256,7 +287,7 @@ func (d *Driver) front() http.Handler {
 // close waits for what is still under way, which is bounded.
 func (d *Driver) close() {
 	d.service.Close()
-	if err := errors.Join(d.shared.Close(), d.plugins.Close(), d.volumes.Close()); err != nil {
+	if err := errors.Join(d.shared.Close(), d.plugins.Close(), d.closeState()); err != nil {
 		klog.ErrorS(err, "Stop")
 	}
 }

@@ -198,6 +198,13 @@ func effectsInACluster() []effect {
 			r.mustPublish("v")
 			r.eventually("a Secret is written", func() bool { return cluster.wrote("POST /api/v1/namespaces/ns/secrets") })
 		}},
+		{"mint-tokens", use(just("true")), func(r *rig, f *foreign) {
+			f.answers(demands("x", holds("first")))
+			r.mustPublish("v")
+			if got := f.requests(); len(got) != 2 || !strings.Contains(got[1].Attributes, cluster.token) {
+				r.t.Errorf("the provider was asked %d times, want twice, and the second time with the token", len(got))
+			}
+		}},
 		{"remove-startup-taint", use(just("true")), func(r *rig, _ *foreign) {
 			r.eventually("the node is patched", func() bool { return cluster.wrote("PATCH /api/v1/nodes/n") })
 		}},
@@ -359,4 +366,30 @@ func TestStopWaitsForReleasesOfLeases(t *testing.T) {
 	if _, err := os.Lstat(r.path("csi.sock")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket is left: %v", err)
 	}
+}
+
+func TestALeaseIsGivenBackByTheNextDriver(t *testing.T) {
+	r := prepareRig(t)
+	r.declare("classes", "fake", map[string]string{"lease": "database"})
+	r.start()
+	r.mustPublish("v")
+	r.store.Break()
+	if err := r.unpublish("v"); err != nil {
+		t.Fatal(err)
+	}
+	r.nothingIsLeft("v")
+	r.stop()
+	notes := func() int {
+		found, err := filepath.Glob(r.path("state/releases/*.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(found)
+	}
+	if leases := r.store.Leases(); leases != 1 || notes() != 1 {
+		t.Fatalf("%d leases and %d notes at a store that is out of order, want one of each", leases, notes())
+	}
+	r.store.Repair()
+	r.start()
+	r.eventually("the lease is given back", func() bool { return r.store.Leases() == 0 && notes() == 0 })
 }

@@ -3,6 +3,7 @@ package driver_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
@@ -62,6 +64,17 @@ func holds(value string) answer {
 			ObjectVersion: []*v1alpha1.ObjectVersion{{Id: "password", Version: value}},
 			Files:         []*v1alpha1.File{{Path: "password", Mode: 0o644, Contents: []byte(value)}},
 		}, nil
+	}
+}
+
+// demands answers so only where there is a token of the audience.
+func demands(audience string, then answer) answer {
+	return func(ctx context.Context, req *v1alpha1.MountRequest) (*v1alpha1.MountResponse, error) {
+		if !strings.Contains(req.GetAttributes(), fmt.Sprintf(`{\"%s\":{\"token\"`, audience)) {
+			_ = grpc.SetTrailer(ctx, metadata.Pairs("keymount-missing-audience-bin", audience))
+			return nil, status.Errorf(codes.PermissionDenied, "there is no token of audience %q", audience)
+		}
+		return then(ctx, req)
 	}
 }
 

@@ -1,9 +1,11 @@
 package kube
 
 import (
+	"context"
 	"fmt"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -45,6 +47,7 @@ func newClient(config *rest.Config) (*Client, error) {
 	if err := corev1.AddToScheme(scheme); err != nil {
 		return nil, err
 	}
+	scheme.AddKnownTypes(authenticationv1.SchemeGroupVersion, &authenticationv1.TokenRequest{})
 	scheme.AddKnownTypes(groupVersion,
 		&SecretProviderClass{}, &SecretProviderClassList{},
 		&SecretProviderClassPodStatus{}, &SecretProviderClassPodStatusList{})
@@ -97,6 +100,12 @@ func (c *Client) events(namespace string) *gentype.Client[*corev1.Event] {
 // pods returns the Pods of a namespace.
 func (c *Client) pods(namespace string) *gentype.Client[*corev1.Pod] {
 	return gentype.NewClient("pods", c.core, c.codec, namespace, func() *corev1.Pod { return &corev1.Pod{} })
+}
+
+// makeToken makes a token of a service account.
+func (c *Client) makeToken(ctx context.Context, namespace, account string, request *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+	made := &authenticationv1.TokenRequest{}
+	return made, c.core.Post().Namespace(namespace).Resource("serviceaccounts").Name(account).SubResource("token").Body(request).Do(ctx).Into(made)
 }
 
 // nodes returns the Nodes.

@@ -43,6 +43,8 @@ type fakeAPI struct {
 	owners  map[string]string // field manager of a status, by path
 	calls   []string          // verb and path of each request
 	bodies  []string          // of those that were no Secrets
+	mark    string            // in tokens that are made
+	life    int               // of tokens in seconds, if it is not the one that is asked for
 	refuse  func(verb, path string) int
 	changed chan struct{} // closed and replaced when something changes
 	done    chan struct{}
@@ -68,6 +70,7 @@ const (
 	events   = "/api/v1/namespaces/ns/events/"
 	pods     = "/api/v1/namespaces/ns/pods/"
 	nodes    = "/api/v1/nodes/"
+	tokens   = "/api/v1/namespaces/ns/serviceaccounts/sa/token"
 )
 
 // kinds are those of the collections that are listed.
@@ -218,6 +221,8 @@ func (f *fakeAPI) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 	switch {
 	case r.Method == http.MethodGet && kinds[path.Base(at)] != "":
 		_ = json.NewEncoder(w).Encode(f.list(r))
+	case r.Method == http.MethodPost && path.Base(at) == "token":
+		f.token(w, sent)
 	case r.Method == http.MethodPost:
 		at = path.Join(at, fmt.Sprint(field(sent, "metadata", "name")))
 		if _, found := f.objects[at]; found {
@@ -240,6 +245,24 @@ func (f *fakeAPI) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 		fallthrough
 	default:
 		_ = json.NewEncoder(w).Encode(is)
+	}
+}
+
+// token makes a token of a service account that is bound to a pod. Its value is
+// the mark, the audiences and the pod.
+func (f *fakeAPI) token(w http.ResponseWriter, sent object) {
+	name, uid := fmt.Sprint(field(sent, "spec", "boundObjectRef", "name")), field(sent, "spec", "boundObjectRef", "uid")
+	switch pod := f.objects[pods+name]; {
+	case pod == nil:
+		fail(w, http.StatusNotFound, "NotFound")
+	case field(pod, "metadata", "uid") != uid:
+		fail(w, http.StatusConflict, "Conflict")
+	default:
+		if f.life > 0 {
+			sent["spec"].(object)["expirationSeconds"] = f.life
+		}
+		sent["status"] = object{"token": fmt.Sprint(f.mark, field(sent, "spec", "audiences"), uid), "expirationTimestamp": "2026-11-01T00:00:00Z"}
+		_ = json.NewEncoder(w).Encode(sent)
 	}
 }
 

@@ -179,6 +179,36 @@ func (w *world) recover(f fault) {
 	}
 }
 
+// What the record says of a volume whose files changed all the same would be
+// true again once the store goes back to what it had.
+func TestARefreshThatFailsAfterTheWriteForgetsWhatTheVolumeHeld(t *testing.T) {
+	for name, inject := range map[string]func(*world){
+		"the mount cannot be looked at": func(w *world) {
+			w.during(stepOpen, func() { w.breaks(stepMounted, errFault) })
+		},
+		"the record cannot be stored": func(w *world) {
+			w.breaks(stepPut, errFault)
+			w.during(stepPut, w.repair) // only what was fetched cannot
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.mustPublish()
+			w.store.Put("password", []byte("second"))
+			inject(w)
+			_, err := w.service.Refresh(t.Context(), "csi-1")
+			check(t, err, errFault)
+			w.repair()
+			w.mustHold(map[string]string{"password": "second"})
+			w.store.Put("password", []byte("first"))
+			if _, err := w.service.Refresh(t.Context(), "csi-1"); err != nil {
+				t.Fatal(err)
+			}
+			w.mustHold(map[string]string{"password": "first"})
+		})
+	}
+}
+
 func TestUnpublishNeedsNeitherProviderNorClass(t *testing.T) {
 	for _, f := range faults() {
 		if f.name == "the record cannot be stored" {

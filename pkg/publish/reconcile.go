@@ -14,9 +14,10 @@ import (
 // Reconcile takes over the volumes that an earlier driver published: it
 // removes what that one, if it was killed, left half written in them, and
 // brings their due times in line with this one's schedule and with classes
-// that changed meanwhile. It fetches nothing. Call it once, before the first
-// refresh.
+// that changed meanwhile. It goes on to give back the leases that an earlier
+// driver did not. It fetches nothing. Call it once, before the first refresh.
 func (s *Service) Reconcile(ctx context.Context) error {
+	s.releases.work()
 	var errs []error
 	classes := make(answers)
 	for _, rec := range s.Volumes.List() {

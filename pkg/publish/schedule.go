@@ -23,6 +23,10 @@ const (
 // serves them all. Grids of different groups and nodes have different periods,
 // between 90 % and 100 % of the interval, so that they do not meet. A volume's
 // first refresh comes between 10 % and 110 % of the interval after publish.
+//
+// A lease is renewed between 60 % and two thirds of what remains of its life,
+// each at a share of its own, so that volumes that were published together
+// part.
 type Schedule struct {
 	Interval time.Duration // for classes that set none; zero: only those that do
 	Node     string        // spreads nodes apart
@@ -42,7 +46,7 @@ func (s *Schedule) refreshed(now time.Time, interval time.Duration, group string
 		due = now.Add(minGap)
 	}
 	if !b.Lease.Expires.IsZero() {
-		renew := now.Add(max(minGap, b.Lease.Expires.Sub(now)/3*2))
+		renew := now.Add(max(minGap, s.share(b.Lease.Expires.Sub(now), b.Lease.ID)))
 		if due.IsZero() || renew.Before(due) {
 			due = renew
 		}
@@ -53,9 +57,7 @@ func (s *Schedule) refreshed(now time.Time, interval time.Duration, group string
 // grid returns the first point of the group's grid that lies at least a tenth
 // of the interval after now.
 func (s *Schedule) grid(now time.Time, interval time.Duration, group string) time.Time {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(s.Node + "\x00" + group))
-	sum := h.Sum64()
+	sum := s.hash(group)
 	period := interval - interval/10/1024*time.Duration(sum%1024)
 	phase := time.Duration(sum>>10) % period
 	earliest := now.Add(interval / 10)
@@ -63,17 +65,43 @@ func (s *Schedule) grid(now time.Time, interval time.Duration, group string) tim
 	return earliest.Add(period - past)
 }
 
+// share returns the part of a life after which the lease of that ID is
+// renewed.
+func (s *Schedule) share(life time.Duration, lease string) time.Duration {
+	return life/3*2 - life/15/1024*time.Duration(s.hash(lease)%1024)
+}
+
+// hash of a name on this node.
+func (s *Schedule) hash(name string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(s.Node + "\x00" + name))
+	return h.Sum64()
+}
+
 // failed returns when a volume is due whose refresh failed at now for the
-// given number of times in a row.
-func (s *Schedule) failed(now time.Time, interval time.Duration, failures int) time.Time {
+// given number of times in a row. Before its lease ends it is tried again and
+// again, each time when half of what remains is over.
+func (s *Schedule) failed(now time.Time, interval time.Duration, failures int, lease provider.Lease) time.Time {
 	if s == nil {
 		return time.Time{}
 	}
-	backoff := minBackoff
+	first := minBackoff
 	if interval > 0 {
-		backoff = min(backoff, interval)
+		first = min(first, interval)
 	}
-	backoff = min(backoff<<min(failures-1, 16), maxBackoff)
-	jitter := (rand.Float64() - 0.5) / 5
-	return now.Add(backoff + time.Duration(float64(backoff)*jitter))
+	wait := backoff(first, failures)
+	if left := lease.Expires.Sub(now); left > 0 {
+		wait = min(wait, max(minGap, left/2))
+	}
+	return now.Add(jittered(wait))
+}
+
+// backoff returns the wait after so many failures in a row.
+func backoff(first time.Duration, failures int) time.Duration {
+	return min(first<<min(failures-1, 16), maxBackoff)
+}
+
+// jittered returns the wait, give or take 10 %.
+func jittered(wait time.Duration) time.Duration {
+	return wait + time.Duration(float64(wait)*(rand.Float64()-0.5)/5)
 }

@@ -66,8 +66,6 @@ func TestRefreshed(t *testing.T) {
 		{"the provider's own time counts", &Schedule{}, time.Minute, provider.Bundle{Refresh: base.Add(time.Hour)}, base.Add(time.Hour)},
 		{"even where the class says never", &Schedule{}, 0, provider.Bundle{Refresh: base.Add(time.Hour)}, base.Add(time.Hour)},
 		{"a time that has passed is not a busy loop", &Schedule{}, time.Minute, provider.Bundle{Refresh: base.Add(-time.Hour)}, base.Add(minGap)},
-		{"a lease is renewed at two thirds", &Schedule{}, time.Hour, provider.Bundle{Lease: provider.Lease{ID: "l", Expires: base.Add(3 * time.Minute)}}, base.Add(2 * time.Minute)},
-		{"a lease is renewed where the class says never", &Schedule{}, 0, provider.Bundle{Lease: provider.Lease{ID: "l", Expires: base.Add(3 * time.Minute)}}, base.Add(2 * time.Minute)},
 		{"a lease without an end is no reason to refresh", &Schedule{}, time.Minute, provider.Bundle{
 			Refresh: base.Add(time.Hour), Lease: provider.Lease{ID: "l", Expires: time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)},
 		}, base.Add(time.Hour)},
@@ -87,15 +85,61 @@ func TestBackoffGrowsToACap(t *testing.T) {
 		1: 5 * time.Second, 2: 10 * time.Second, 3: 20 * time.Second, 6: 160 * time.Second,
 		7: 5 * time.Minute, 100: 5 * time.Minute, 1 << 30: 5 * time.Minute,
 	} {
-		wait := s.failed(base, time.Hour, failures).Sub(base)
+		wait := s.failed(base, time.Hour, failures, provider.Lease{}).Sub(base)
 		if wait < want*9/10 || wait > want*11/10 {
 			t.Errorf("after %d failures wait %v, want %v +/- 10 %%", failures, wait, want)
 		}
 	}
-	if wait := s.failed(base, time.Second, 1).Sub(base); wait > 1100*time.Millisecond {
+	if wait := s.failed(base, time.Second, 1, provider.Lease{}).Sub(base); wait > 1100*time.Millisecond {
 		t.Errorf("after 1 failure at an interval of 1s wait %v, want about 1s", wait)
 	}
-	if got := (*Schedule)(nil).failed(base, time.Second, 1); !got.IsZero() {
+	if got := (*Schedule)(nil).failed(base, time.Second, 1, provider.Lease{}); !got.IsZero() {
 		t.Errorf("failed without rotation = %v, want never", got)
+	}
+}
+
+func TestALeaseIsRenewedInTime(t *testing.T) {
+	const life = time.Hour
+	shares := make(map[time.Duration]bool)
+	for i := range 1000 {
+		s := &Schedule{Node: fmt.Sprint("node", i%4)}
+		b := &provider.Bundle{Lease: provider.Lease{ID: fmt.Sprint("database/creds/role/", i), Expires: base.Add(life)}}
+		for interval, name := range map[time.Duration]string{0: "never", 24 * life: "later"} {
+			wait := s.refreshed(base, interval, "g", b).Sub(base)
+			if wait < life*6/10 || wait > life*2/3 {
+				t.Fatalf("where the class says %s, a lease of %v is renewed after %v, want 60 %% to two thirds", name, life, wait)
+			}
+			shares[wait.Round(life/1000)] = true
+		}
+	}
+	if len(shares) < 60 { // of 67 thousandths of an hour
+		t.Errorf("1000 leases of one moment are renewed at %d moments, want them spread", len(shares))
+	}
+}
+
+func TestALeaseHasTheSameShareOfLifeEachTime(t *testing.T) {
+	s := &Schedule{Node: "n"}
+	b := &provider.Bundle{Lease: provider.Lease{ID: "l", Expires: base.Add(time.Hour)}}
+	if one, two := s.refreshed(base, 0, "g", b), s.refreshed(base, 0, "g", b); !one.Equal(two) {
+		t.Errorf("the same lease is renewed at %v and at %v", one, two)
+	}
+}
+
+func TestABackoffLeavesTimeToSaveTheLease(t *testing.T) {
+	s := &Schedule{}
+	for failures := 1; failures < 10; failures++ {
+		for _, left := range []time.Duration{90 * time.Millisecond, 2 * time.Second, 7 * time.Second, time.Minute, 9 * time.Minute, time.Hour} {
+			wait := s.failed(base, time.Hour, failures, provider.Lease{ID: "l", Expires: base.Add(left)}).Sub(base)
+			if wait > max(left, minGap)*6/10 && left >= 2*minGap {
+				t.Errorf("failure %d: next attempt in %v, of a lease that ends in %v", failures, wait, left)
+			}
+			if wait < minGap*9/10 {
+				t.Errorf("failure %d: next attempt in %v, which is a busy loop", failures, wait)
+			}
+		}
+		ended := s.failed(base, time.Hour, failures, provider.Lease{ID: "l", Expires: base.Add(-time.Second)}).Sub(base)
+		if ended < minBackoff*9/10 {
+			t.Errorf("failure %d: next attempt in %v although the lease is over", failures, ended)
+		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/keymount/keymount/pkg/class"
@@ -22,6 +21,13 @@ type Config struct {
 	Providers provider.Lookup
 	Mounts    Mounter
 	Volumes   volume.Store
+	// Releases keeps the leases that are to be given back: a store of its own,
+	// whose IDs name leases. Nil: they are kept in memory, until the process ends.
+	Releases volume.Store
+	// Lost is told of a lease that could not be given back, once, and why: the
+	// provider refuses, or did not answer until the lease was over. The Record
+	// has the lease, and what is known of whose it was. Nil: nobody is told.
+	Lost func(volume.Record, error)
 
 	Schedule *Schedule     // nil: volumes are never refreshed
 	Limits   tmpfs.Options // of each volume; Group comes from the volume
@@ -40,18 +46,32 @@ type Service struct {
 	started  time.Time
 	turns    turns
 	bearers  bearers
-	releases sync.WaitGroup
+	releases *releases
 }
 
 // New returns a Service. Its life counts from here: refreshes of volumes that
 // an earlier driver published wait a while for kubelet to bring their tokens.
 func New(config Config) *Service {
-	return &Service{Config: config, started: time.Now()}
+	if config.Releases == nil {
+		config.Releases = &volume.Memory{}
+	}
+	s := &Service{Config: config, started: time.Now()}
+	s.releases = newReleases(&s.Config)
+	return s
 }
 
 // Close waits for releases of leases that are in progress; they are bounded.
-// No call may be in progress or follow.
-func (s *Service) Close() { s.releases.Wait() }
+// Those that wait stay in Config.Releases. No call may be in progress, and
+// none but GiveBack may follow.
+func (s *Service) Close() { s.releases.close() }
+
+// GiveBack gives back a lease of the provider of that name that was issued for
+// a volume and did not reach it. It does not wait for the provider.
+func (s *Service) GiveBack(name string, lease provider.Lease) error {
+	id, err := s.releases.note(volume.Record{}, name, lease, time.Now())
+	s.releases.free(id)
+	return err
+}
 
 // Publish implements Publisher.
 func (s *Service) Publish(ctx context.Context, v volume.Volume) (Result, error) {
@@ -86,11 +106,11 @@ func (s *Service) Refresh(ctx context.Context, id volume.ID) (Result, error) {
 	}
 	if mount, err := s.Mounts.Mounted(rec.Target); err == nil && mount == 0 {
 		gone := fmt.Errorf("volume %s: nothing is mounted at %s: %w", id, rec.Target, volume.ErrNotFound)
-		return Result{}, errors.Join(gone, s.forget(ctx, rec))
+		return Result{}, errors.Join(gone, s.forget(id))
 	}
-	if s.mustWait(rec) {
+	if until := s.grace(rec); time.Now().Before(until) {
 		s.bearers.await(id)
-		rec.Due = s.started.Add(bearerGrace)
+		rec.Due = until
 		return Result{Outcome: NotDue, Record: rec}, s.Volumes.Put(rec)
 	}
 	return s.refresh(ctx, rec)
@@ -111,15 +131,24 @@ func (s *Service) Unpublish(ctx context.Context, id volume.ID, target string) er
 	if !ok || rec.Target != target {
 		return nil
 	}
-	return s.forget(ctx, rec)
+	return s.forget(id)
 }
 
 // forget drops all that is known of a volume that is no longer mounted, and
-// gives its lease back.
-func (s *Service) forget(ctx context.Context, rec volume.Record) error {
-	s.bearers.forget(rec.ID)
-	s.release(ctx, rec.Provider, rec.Held.Lease)
-	return s.Volumes.Delete(rec.ID)
+// gives its lease back. On error the record may be left, and its lease with
+// it: the call is repeated.
+func (s *Service) forget(id volume.ID) error {
+	s.bearers.forget(id)
+	rec, _ := s.Volumes.Get(id)
+	lease, err := s.releases.note(rec, rec.Provider, rec.Held.Lease, rec.Refreshed)
+	if err != nil {
+		return err
+	}
+	if err := s.Volumes.Delete(id); err != nil {
+		return err
+	}
+	s.releases.free(lease)
+	return nil
 }
 
 // recall returns the record of a volume that is published: the record of a
@@ -149,10 +178,18 @@ func due(rec volume.Record) bool {
 	return !rec.Due.IsZero() && !time.Now().Before(rec.Due)
 }
 
-// mustWait reports whether a refresh would only fail because a restart made
-// the driver forget the tokens that kubelet will bring soon.
-func (s *Service) mustWait(rec volume.Record) bool {
-	return rec.Secretive && s.bearers.of(rec.ID).empty() && time.Since(s.started) < bearerGrace
+// grace returns until when a refresh would only fail because a restart made
+// the driver forget the tokens that kubelet will bring soon; zero if it would
+// not. A lease that ends soon is worth trying without them.
+func (s *Service) grace(rec volume.Record) time.Time {
+	if !rec.Secretive || !s.bearers.of(rec.ID).empty() {
+		return time.Time{}
+	}
+	grace := bearerGrace
+	if end := rec.Held.Lease.Expires; !end.IsZero() {
+		grace = min(grace, end.Sub(s.started)/2)
+	}
+	return s.started.Add(grace)
 }
 
 // create publishes a volume for the first time, or leaves nothing. A memory
@@ -174,10 +211,10 @@ func (s *Service) create(ctx context.Context, v volume.Volume) (Result, error) {
 		return src.failed(), fmt.Errorf("mount %s: %w", v.Target, err)
 	}
 	inUse := kept && s.holdsFiles(v.Target, mount) == nil
-	rec, err := s.newRecord(ctx, v, mount)
+	rec, err := s.newRecord(v, mount)
 	if err == nil {
 		var res Result
-		if res, err = s.renew(ctx, src, rec, bearer{v.Tokens, v.Credentials}); err == nil {
+		if res, err = s.renew(ctx, src, &rec, bearer{v.Tokens, v.Credentials}); err == nil {
 			s.bearers.bring(v)
 			res.Outcome = Created
 			return res, nil
@@ -186,7 +223,7 @@ func (s *Service) create(ctx context.Context, v volume.Volume) (Result, error) {
 	if inUse {
 		return src.failed(), fmt.Errorf("volume %s: keeping what %s already holds: %w", v.ID, v.Target, err)
 	}
-	return src.failed(), errors.Join(err, s.Mounts.Unmount(v.Target), s.forget(ctx, rec))
+	return src.failed(), errors.Join(err, s.Mounts.Unmount(v.Target), s.forget(v.ID))
 }
 
 // mustBeFree refuses to publish into the mount of another volume.
@@ -206,7 +243,7 @@ func (s *Service) mustBeFree(v volume.Volume) error {
 // newRecord returns the record to begin with: the one of the very mount if
 // there is one, which another mount covered. That of a mount that is gone is
 // dropped.
-func (s *Service) newRecord(ctx context.Context, v volume.Volume, mount uint64) (volume.Record, error) {
+func (s *Service) newRecord(v volume.Volume, mount uint64) (volume.Record, error) {
 	fresh := volume.Record{
 		ID: v.ID, Target: v.Target, Mount: mount,
 		Class: v.Class, Pod: v.Pod, Attributes: v.Attributes, Group: v.Group,
@@ -219,7 +256,7 @@ func (s *Service) newRecord(ctx context.Context, v volume.Volume, mount uint64) 
 	case known.Mount == mount && known.Target == v.Target:
 		return known, nil
 	default:
-		return fresh, s.forget(ctx, known)
+		return fresh, s.forget(v.ID)
 	}
 }
 
@@ -230,7 +267,7 @@ func (s *Service) refresh(ctx context.Context, rec volume.Record) (Result, error
 	if err != nil {
 		return s.stale(ctx, rec, 0, err)
 	}
-	res, err := s.renew(ctx, src, rec, s.bearers.of(rec.ID))
+	res, err := s.renew(ctx, src, &rec, s.bearers.of(rec.ID))
 	if err != nil {
 		return s.stale(ctx, rec, src.interval, err)
 	}
@@ -238,28 +275,41 @@ func (s *Service) refresh(ctx context.Context, rec volume.Record) (Result, error
 }
 
 // renew brings the content of a mounted volume up to date and remembers it.
-func (s *Service) renew(ctx context.Context, src source, rec volume.Record, b bearer) (Result, error) {
-	held := src.held(rec)
+// On error rec is what is known of the volume then. A lease that was issued
+// in vain is given back.
+func (s *Service) renew(ctx context.Context, src source, rec *volume.Record, b bearer) (Result, error) {
+	held := src.held(*rec)
 	if s.NeedsFiles != nil && held.Lease.IsZero() && s.NeedsFiles(rec.ID, src.class) {
 		held.Versions = nil
 	}
 	rec.Secretive = !b.empty()
-	bundle, err := s.fetch(ctx, src, rec, b, held)
+	bundle, err := s.fetch(ctx, src, *rec, b, held)
 	if err != nil {
 		return Result{}, err
 	}
-	changed, err := s.keep(ctx, src, &rec, held, bundle)
+	issued, err := s.issued(src, *rec, held, bundle)
+	var changed bool
+	if err == nil {
+		changed, err = s.keep(ctx, src, rec, held, bundle)
+	}
 	if err != nil {
-		if bundle != nil && bundle.Lease.ID != held.Lease.ID {
-			s.release(ctx, src.class.Provider, bundle.Lease)
-		}
+		s.releases.free(issued)
 		return Result{}, err
 	}
+	s.releases.keep(issued)
 	outcome := Unchanged
 	if changed {
 		outcome = Rotated
 	}
-	return Result{Outcome: outcome, Record: rec, Class: src.class, Bundle: bundle}, nil
+	return Result{Outcome: outcome, Record: *rec, Class: src.class, Bundle: bundle}, nil
+}
+
+// issued notes the lease of a bundle, unless the volume holds it already.
+func (s *Service) issued(src source, rec volume.Record, held provider.Held, bundle *provider.Bundle) (volume.ID, error) {
+	if bundle == nil || bundle.Lease.ID == held.Lease.ID {
+		return "", nil
+	}
+	return s.releases.note(rec, src.class.Provider, bundle.Lease, time.Now())
 }
 
 // keep makes the volume hold the bundle, and remembers that.
@@ -270,16 +320,57 @@ func (s *Service) keep(ctx context.Context, src source, rec *volume.Record, held
 	if err := bundle.Validate(); err != nil {
 		return false, fmt.Errorf("provider %q: class %s: %w", src.class.Provider, src.class.Name, err)
 	}
+	before := *rec
+	if err := s.foresee(src, rec, held, bundle); err != nil {
+		return false, err
+	}
 	if changed, err = s.write(*rec, held, bundle); err != nil {
-		return changed, err
+		return changed, errors.Join(err, s.regret(rec, before, changed))
 	}
-	now := time.Now()
-	rec.Provider, rec.Revision = src.class.Provider, src.class.Revision
-	rec.Held = provider.Held{Versions: bundle.Versions, Lease: bundle.Lease}
-	rec.Refreshed, rec.Stale = now, volume.Staleness{}
-	rec.Due = s.Schedule.refreshed(now, src.interval, src.group(*rec), bundle)
-	if err := s.Volumes.Put(*rec); err != nil {
-		return changed, fmt.Errorf("remember volume %s: %w", rec.ID, err)
+	now, next := time.Now(), *rec
+	next.Provider, next.Revision = src.class.Provider, src.class.Revision
+	next.Held = provider.Held{Versions: bundle.Versions, Lease: bundle.Lease}
+	next.Refreshed, next.Stale = now, volume.Staleness{}
+	next.Due = s.Schedule.refreshed(now, src.interval, src.group(next), bundle)
+	if err := s.Volumes.Put(next); err != nil {
+		return changed, errors.Join(fmt.Errorf("remember volume %s: %w", rec.ID, err), s.regret(rec, before, changed))
 	}
+	*rec = next
 	return changed, nil
+}
+
+// foresee makes the record of a published volume hold the lease that replaces
+// its own, before the files do. A driver that is killed while it writes them
+// leaves a volume that is due, of which nothing is known but the lease: its
+// successor renews that one, and fetches the files that belong to it.
+func (s *Service) foresee(src source, rec *volume.Record, held provider.Held, bundle *provider.Bundle) error {
+	_, published := s.Volumes.Get(rec.ID)
+	if !published || bundle.Lease.ID == "" || bundle.Lease.ID == held.Lease.ID {
+		return nil
+	}
+	ahead := *rec
+	ahead.Provider, ahead.Held, ahead.Due = src.class.Provider, provider.Held{Lease: bundle.Lease}, time.Now()
+	if err := s.Volumes.Put(ahead); err != nil {
+		return fmt.Errorf("remember the lease of volume %s: %w", rec.ID, err)
+	}
+	*rec = ahead
+	return nil
+}
+
+// regret makes rec say what the volume holds once it could not be made to
+// hold a bundle: what it held before, or, if files have changed, something of
+// unknown versions.
+func (s *Service) regret(rec *volume.Record, before volume.Record, changed bool) error {
+	switch {
+	case changed:
+		rec.Held.Versions = nil
+		return nil
+	case rec.Held.Lease.ID == before.Held.Lease.ID:
+		return nil
+	}
+	if err := s.Volumes.Put(before); err != nil {
+		return fmt.Errorf("remember that volume %s keeps its lease: %w", rec.ID, err)
+	}
+	*rec = before
+	return nil
 }

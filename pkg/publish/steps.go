@@ -207,7 +207,7 @@ func (s *Service) stale(ctx context.Context, rec volume.Record, interval time.Du
 	if !errors.Is(context.Cause(ctx), context.Canceled) && !errors.Is(err, ErrUnpublished) {
 		failures := rec.Stale.Failures + 1
 		rec.Stale = volume.Staleness{Since: since, Failures: failures, Reason: Reason(err), Message: err.Error()}
-		rec.Due = s.Schedule.failed(now, interval, failures)
+		rec.Due = s.Schedule.failed(now, interval, failures, rec.Held.Lease)
 		err = errors.Join(err, s.Volumes.Put(rec))
 	}
 	return Result{Record: rec}, &StaleError{ID: rec.ID, Since: since, Err: err}
@@ -225,27 +225,4 @@ func Reason(err error) string {
 	default:
 		return provider.Reason(err)
 	}
-}
-
-// releaseTimeout bounds the best effort to give a lease back.
-const releaseTimeout = 10 * time.Second
-
-// release gives a lease back in the background, as a best effort.
-func (s *Service) release(ctx context.Context, name string, lease provider.Lease) {
-	if lease.IsZero() {
-		return
-	}
-	p, err := s.Providers(name)
-	if err != nil {
-		return
-	}
-	releaser, ok := provider.As[provider.Releaser](p)
-	if !ok {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
-	s.releases.Go(func() {
-		defer cancel()
-		_ = releaser.Release(ctx, lease)
-	})
 }

@@ -33,6 +33,7 @@ type world struct {
 	t       *testing.T
 	store   *providertest.Fake
 	volumes *volume.Memory
+	notes   *volume.Memory // of leases that are to be given back
 	mounts  *tmpfs.Mounter
 	config  publish.Config
 	service *publish.Service
@@ -43,6 +44,12 @@ type world struct {
 	faults  map[string]error  // step -> what it returns
 	effects map[string]func() // step -> what happens during it
 	asked   []*provider.Request
+	lost    []error // leases that could not be given back
+
+	replaced int // leases that were alive: the store ends them
+
+	steps  int    // until the driver is killed; 0: it is not
+	killed string // the step before which it was
 }
 
 // The steps at which a dependency may fail.
@@ -57,9 +64,15 @@ const (
 	stepUnmount = "unmount"
 	stepPut     = "put"
 	stepDelete  = "delete"
+	stepNote    = "note"
+	stepDrop    = "drop"
+	stepRelease = "release"
 )
 
-var errFault = errors.New("injected fault")
+var (
+	errFault  = errors.New("injected fault")
+	errKilled = errors.New("the driver does nothing any more")
+)
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
@@ -68,14 +81,15 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w := &world{
-		t: t, store: &providertest.Fake{}, volumes: &volume.Memory{}, mounts: mounts,
+		t: t, store: &providertest.Fake{}, volumes: &volume.Memory{}, notes: &volume.Memory{}, mounts: mounts,
 		target: filepath.Join(t.TempDir(), "pods", "uid", "volumes", "kubernetes.io~csi", "secrets", "mount"),
 		faults: map[string]error{}, effects: map[string]func(){},
 	}
 	w.store.Put("password", []byte("first"))
 	w.asks(providertest.Object{Name: "password"})
 	w.config = publish.Config{
-		Classes: worldClasses{w}, Providers: w.lookup, Mounts: worldMounts{w}, Volumes: worldVolumes{w, w.volumes},
+		Classes: worldClasses{w}, Providers: w.lookup, Mounts: worldMounts{w}, Volumes: worldVolumes{w, w.volumes, stepPut, stepDelete},
+		Releases: worldVolumes{w, w.notes, stepNote, stepDrop}, Lost: w.lose,
 		Schedule: &publish.Schedule{Interval: 2 * time.Minute, Node: "n"},
 		Limits:   tmpfs.Options{Size: 1 << 20, Inodes: 1024},
 	}
@@ -124,9 +138,17 @@ func (w *world) during(step string, effect func()) {
 	w.effects[step] = effect
 }
 
+// kill lets the driver take so many steps less one, and none after.
+func (w *world) kill(steps int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.steps = steps
+}
+
 func (w *world) repair() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.steps, w.killed = 0, ""
 	clear(w.faults)
 	clear(w.effects)
 }
@@ -136,6 +158,14 @@ func (w *world) step(name string) error {
 	w.mu.Lock()
 	effect, err := w.effects[name], w.faults[name]
 	delete(w.effects, name)
+	if w.steps > 1 {
+		w.steps--
+	} else if w.steps == 1 {
+		err = errKilled
+		if w.killed == "" {
+			w.killed = name
+		}
+	}
 	w.mu.Unlock()
 	if effect != nil {
 		effect()
@@ -275,11 +305,23 @@ type worldProvider struct{ w *world }
 
 func (p worldProvider) Unwrap() provider.Provider { return p.w.store }
 
+func (p worldProvider) Release(ctx context.Context, lease provider.Lease) error {
+	if err := p.w.step(stepRelease); err != nil {
+		return err
+	}
+	return p.w.store.Release(ctx, lease)
+}
+
 func (p worldProvider) Fetch(ctx context.Context, req *provider.Request) (*provider.Bundle, error) {
 	p.w.mu.Lock()
 	p.w.asked = append(p.w.asked, req)
 	p.w.mu.Unlock()
-	if err := p.w.step(stepFetch); err != nil {
+	switch err := p.w.step(stepFetch); {
+	case errors.Is(err, errAnew):
+		anew := *req
+		anew.Held, req = provider.Held{}, &anew
+		p.w.replaced++
+	case err != nil:
 		return nil, err
 	}
 	bundle, err := p.w.store.Fetch(ctx, req)
@@ -307,6 +349,7 @@ var (
 	errEscape     = errors.New("a path that escapes")
 	errTooBig     = errors.New("too big for the volume")
 	errNoBundle   = errors.New("neither bundle nor error")
+	errAnew       = errors.New("the provider issues a lease anew while the old one lives") // of a fetch
 )
 
 type worldMounts struct{ w *world }
@@ -342,18 +385,89 @@ func (m worldMounts) Unmount(target string) error {
 type worldVolumes struct {
 	w *world
 	volume.Store
+	put, delete string // steps
 }
 
 func (v worldVolumes) Put(rec volume.Record) error {
-	if err := v.w.step(stepPut); err != nil {
+	if err := v.w.step(v.put); err != nil {
 		return err
 	}
 	return v.Store.Put(rec)
 }
 
 func (v worldVolumes) Delete(id volume.ID) error {
-	if err := v.w.step(stepDelete); err != nil {
+	if err := v.w.step(v.delete); err != nil {
 		return err
 	}
 	return v.Store.Delete(id)
+}
+
+// mustTellOf checks which failure to give a lease back was told of.
+func (w *world) mustTellOf(want error) {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if got := errors.Join(w.lost...); len(w.lost) > 1 || !errors.Is(got, want) {
+		w.t.Errorf("told of %d failures, %v, want %v once", len(w.lost), got, want)
+	}
+}
+
+func (w *world) lose(_ volume.Record, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lost = append(w.lost, err)
+}
+
+// leases makes the class ask for leased credentials, which live for a day.
+func (w *world) leases() {
+	w.asks()
+	w.sets(providertest.ParameterLease, "role")
+	w.store.LeaseFor(24 * time.Hour)
+}
+
+// mustLease checks how many leases there are at the store, and that nothing is
+// left to do about others.
+func (w *world) mustLease(want int) {
+	w.t.Helper()
+	if got := w.store.Leases(); got != want {
+		w.t.Errorf("%d leases at the store, want %d", got, want)
+	}
+	if notes := w.notes.List(); len(notes) != 0 {
+		w.t.Errorf("%d notes of leases are left", len(notes))
+	}
+}
+
+// mustWork checks that the pod has the credentials of the lease that its
+// volume holds, and that this one is alive.
+func (w *world) mustWork() {
+	w.t.Helper()
+	rec, ok := w.volumes.Get("csi-1")
+	if !ok {
+		w.t.Fatal("no record")
+	}
+	bundle, err := w.store.Fetch(w.t.Context(), &provider.Request{Parameters: w.class.Parameters, Held: provider.Held{Lease: rec.Held.Lease}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if bundle.Lease.ID != rec.Held.Lease.ID {
+		_ = w.store.Release(w.t.Context(), bundle.Lease)
+		w.t.Errorf("the lease %q of the volume is not alive", rec.Held.Lease.ID)
+		return
+	}
+	w.mustHold(map[string]string{"role": string(bundle.Files[0].Data.Reveal())})
+}
+
+// restart replaces the driver.
+func (w *world) restart() {
+	w.t.Helper()
+	w.service.Close()
+	w.repair()
+	w.service = publish.New(w.config)
+	if err := w.service.Reconcile(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) unpublish() error {
+	return w.service.Unpublish(w.t.Context(), "csi-1", w.target)
 }

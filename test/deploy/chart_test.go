@@ -103,3 +103,15 @@ func TestTheTableOfValuesIsComplete(t *testing.T) {
 		t.Errorf("README.md has %s, which is no value", name)
 	}
 }
+
+// The example of README.md is one of the variants that are rendered and tested.
+func TestTheExampleOfValuesIsRendered(t *testing.T) {
+	text, err := os.ReadFile("testdata/values-stores.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(text), "\n")
+	if !strings.Contains(string(read(t, "README.md")), "```yaml\n"+example+"```\n") {
+		t.Error("README.md does not show testdata/values-stores.yaml without its first line")
+	}
+}

@@ -29,9 +29,10 @@ const (
 	withSync   = "deploy/manifests/keymount-sync.yaml"
 	everything = "test/deploy/testdata/everything.yaml" // every option
 	plugins    = "test/deploy/testdata/plugins.yaml"    // no provider of our own
+	stores     = "test/deploy/testdata/stores.yaml"     // providers of stores in the network
 )
 
-var rendered = []string{standard, withSync, everything, plugins}
+var rendered = []string{standard, withSync, everything, plugins, stores}
 
 // An object is one document of a manifest.
 type object struct {
@@ -170,9 +171,11 @@ func TestWhatIsInstalledIsWhatTheValuesAskFor(t *testing.T) {
 			"ClusterRole secretprovidersyncing-role", "ClusterRoleBinding secretprovidersyncing-rolebinding"}),
 		everything: slices.Concat(required, people, []string{"DaemonSet secrets", "ServiceAccount secrets-driver",
 			"ClusterRole secretprovidersyncing-role", "RoleBinding secretprovidersyncing-rolebinding", "RoleBinding secretprovidersyncing-rolebinding",
+			"ClusterRole secrets-mint-tokens", "ClusterRoleBinding secrets-mint-tokens",
 			"ClusterRole secrets-startup-taint", "ClusterRoleBinding secrets-startup-taint",
 			"PodDisruptionBudget secrets", "NetworkPolicy secrets", "Service secrets", "ServiceMonitor secrets"}),
 		plugins: slices.Concat(required, []string{"DaemonSet keymount"}),
+		stores:  slices.Concat(required, people, []string{"DaemonSet keymount", "ServiceAccount keymount"}),
 		"deploy/manifests/crds.yaml": {"CustomResourceDefinition secretproviderclasses.secrets-store.csi.x-k8s.io",
 			"CustomResourceDefinition secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io"},
 	} {

@@ -27,6 +27,9 @@ var granted = map[string][]rbacv1.PolicyRule{
 		rule("", "secrets", "get create update delete"),
 		rule("", "pods", "get"),
 	},
+	"secrets-mint-tokens": {
+		rule("", "serviceaccounts/token", "create"),
+	},
 	"secrets-startup-taint": {
 		rule("", "nodes", "get patch"),
 	},
@@ -39,7 +42,7 @@ func TestTheDriverHasTheRightsItNeedsAndNoOther(t *testing.T) {
 		plugins:  {"secretproviderclasses-role": {"the cluster"}},
 		withSync: {"secretproviderclasses-role": {"the cluster"}, "secretprovidersyncing-role": {"the cluster"}},
 		everything: {"secretproviderclasses-role": {"the cluster"}, "secrets-startup-taint": {"the cluster"},
-			"secretprovidersyncing-role": {"shop", "shop-test"}},
+			"secrets-mint-tokens": {"the cluster"}, "secretprovidersyncing-role": {"shop", "shop-test"}},
 	} {
 		account := rbacv1.Subject{Kind: "ServiceAccount", Namespace: "kube-system", Name: podOf(t, file).ServiceAccountName}
 		got := map[string][]string{}

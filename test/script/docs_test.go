@@ -1,6 +1,8 @@
 package script
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,7 +15,9 @@ import (
 
 	"github.com/keymount/keymount/pkg/class"
 	"github.com/keymount/keymount/pkg/provider"
+	"github.com/keymount/keymount/pkg/secret"
 	"github.com/keymount/keymount/providers/file"
+	"github.com/keymount/keymount/providers/vault"
 )
 
 // The blocks `console` of a document are a session: one shell line after each
@@ -164,8 +168,8 @@ func TestYAMLBlocksAreValid(t *testing.T) {
 	}
 }
 
-// mustBeClass checks that text defines classes, and that the file provider
-// understands theirs.
+// mustBeClass checks that text defines classes, and that the providers
+// understand them.
 func mustBeClass(t *testing.T, place, text string) {
 	t.Helper()
 	classes, err := class.Parse([]byte(text))
@@ -176,14 +180,38 @@ func mustBeClass(t *testing.T, place, text string) {
 		if _, err := c.Rotation(0); err != nil {
 			t.Errorf("%s: %v", place, err)
 		}
-		if c.Provider != "file" {
-			continue
-		}
-		err := fetch(t, t.TempDir(), c)
-		if provider.Reason(err) != "NotFound" { // of an empty store
-			t.Errorf("%s: the file provider says %v", place, err)
+		switch c.Provider {
+		case "file":
+			if err := fetch(t, t.TempDir(), c); provider.Reason(err) != "NotFound" { // of an empty store
+				t.Errorf("%s: the file provider says %v", place, err)
+			}
+		case "vault", "openbao":
+			if err := fetchNothing(t, vault.Product(c.Provider), c); provider.Reason(err) != "Unavailable" { // nobody waits for the server
+				t.Errorf("%s: the provider %s says %v", place, c.Provider, err)
+			}
 		}
 	}
+}
+
+// fetchNothing asks for the volume of a class in a call that has ended, so
+// that what the provider says is of the class alone.
+func fetchNothing(t *testing.T, product vault.Product, c *class.Class) error {
+	t.Helper()
+	p, err := vault.New(product, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	credential := secret.New([]byte("example-word"))
+	_, err = p.Fetch(ctx, &provider.Request{
+		Class: c.Name.String(), Parameters: c.ProviderParameters(), Mode: 0o644,
+		Pod:         provider.Pod{Namespace: "shop", Name: "web", UID: "1", ServiceAccount: "web"},
+		Tokens:      provider.Tokens{cmp.Or(c.Parameters["audience"], string(product)): {Value: credential}},
+		Credentials: map[string]secret.Value{"role_id": credential, "secret_id": credential, "token": credential},
+	})
+	return err
 }
 
 // mustBePolicy checks that the file provider follows text as its policy: it
@@ -217,7 +245,7 @@ func fetch(t *testing.T, store string, c *class.Class) error {
 // Links between documents lead somewhere.
 func TestLinksBetweenDocuments(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^):#]+)(?:#[^)]*)?\)`)
-	for _, doc := range read(t, "*.md", "docs/*.md", "examples/*/README.md") {
+	for _, doc := range read(t, "*.md", "docs/*.md", "docs/providers/*.md", "examples/*/README.md") {
 		for _, target := range link.FindAllStringSubmatch(doc.text, -1) {
 			if _, err := os.Stat(filepath.Join(repository, filepath.Dir(doc.name), target[1])); err != nil {
 				t.Errorf("%s links to %s: %v", doc.name, target[1], err)

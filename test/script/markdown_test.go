@@ -9,7 +9,7 @@ import (
 )
 
 // documents are the texts that a reader of the repository follows.
-var documents = []string{"README.md", "CONTRIBUTING.md", "docs/*.md", "examples/*/README.md"}
+var documents = []string{"README.md", "CONTRIBUTING.md", "docs/*.md", "docs/providers/*.md", "examples/*/README.md"}
 
 // A document is one Markdown file.
 type document struct {

@@ -29,6 +29,9 @@ type Options struct {
 	// Observe is called at the end of each Fetch with the provider's name and
 	// how the request was served. It may be called concurrently. Default: none.
 	Observe func(provider string, how How)
+	// GiveBack ends a lease that the provider of a name issued after everybody
+	// had gone. Default: the provider is asked once, for at most 10 s.
+	GiveBack func(provider string, lease provider.Lease)
 }
 
 // How a request was served.

@@ -158,6 +158,27 @@ func TestALeaseThatNobodyTookIsReleased(t *testing.T) {
 	})
 }
 
+func TestALeaseThatNobodyTookIsLeftToWhoeverGivesLeasesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake, given := &providertest.Fake{}, map[string]provider.Lease{}
+		group := coalesce.New(&coalesce.Options{GiveBack: func(name string, lease provider.Lease) { given[name] = lease }})
+		fake.Delay(time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		req := fake.Request()
+		req.Parameters[providertest.ParameterLease] = "database"
+		if _, err := group.Middleware()("p", &deaf{fake}).Fetch(ctx, req); err == nil {
+			t.Fatal("Fetch succeeded after its context had ended")
+		}
+		if err := group.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if given["p"].ID == "" || fake.Leases() != 1 || fake.Releases() != 0 {
+			t.Errorf("given back: %v, with %d leases and %d releases; want the one lease, untouched", given, fake.Leases(), fake.Releases())
+		}
+	})
+}
+
 func TestALeaseThatWasRenewedForNobodyStaysWithItsVolume(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKit(t)

@@ -87,10 +87,17 @@ func (s *shared) gone(ctx context.Context) error {
 }
 
 // giveBack ends a lease that was issued after everybody had gone, if there is
-// one. It is a best effort: the backend ends the lease in the end.
+// one. By default it is a best effort: the backend ends the lease in the end.
 func (s *shared) giveBack(ctx context.Context, lease provider.Lease) {
+	if lease.IsZero() {
+		return
+	}
+	if opts := s.group.opts; opts != nil && opts.GiveBack != nil {
+		opts.GiveBack(s.name, lease)
+		return
+	}
 	releaser, ok := provider.As[provider.Releaser](s.next)
-	if !ok || lease.IsZero() {
+	if !ok {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)

@@ -23,6 +23,9 @@ args:
   {{- if .Values.syncSecrets.enabled }}
   - --sync-secrets
   {{- end }}
+  {{- if .Values.mintTokens.enabled }}
+  - --mint-tokens
+  {{- end }}
   {{- if .Values.startupTaint.remove }}
   - --remove-startup-taint
   {{- end }}
