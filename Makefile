@@ -8,7 +8,7 @@ SHELL := /bin/bash
 export CGO_ENABLED ?= 1
 
 MODULES       := . test/sanity
-CHECKED       := $(MODULES) test/e2e
+CHECKED       := $(MODULES) test/stores test/e2e
 GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.8.0
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo v0.0.0-dev)
 BENCHTIME     ?= 1s
@@ -33,7 +33,7 @@ space := $(empty) $(empty)
 
 .PHONY: help
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: try
 try: ## mount secrets from the quickstart example, without root and without a cluster
@@ -74,6 +74,10 @@ verify: vet ## fail if generated code or go.mod is out of date
 .PHONY: chart
 chart: $(HELM) ## helm lint, with the values of every rendered variant
 	@for values in $(CHART)/values.yaml test/deploy/testdata/values-*.yaml; do $(HELM) lint --strict --quiet --values "$$values" $(CHART); done
+
+.PHONY: test-stores
+test-stores: ## the providers against real stores, as root: OpenBao and PostgreSQL; SOAK=1 soaks for an hour
+	@go run ./test/tally -v -modules=test/stores -- -count=1 -timeout=$(if $(SOAK),90m,30m) ./...
 
 .PHONY: e2e
 e2e: ## all tests in a real cluster: of our own making (as root), or that of KUBECONFIG
