@@ -57,8 +57,14 @@ func (s *suite) alwaysRead(t *testing.T, ns, pod string) {
 	}
 }
 
-// killDriver kills the driver's process, as the kernel does when memory is out.
 func (s *suite) killDriver(t *testing.T) {
+	t.Helper()
+	s.kill(t, "/keymount-driver")
+}
+
+// kill kills the process of one of the driver's containers, as the kernel does
+// when memory is out, and waits until the driver is back.
+func (s *suite) kill(t *testing.T, target string) {
 	t.Helper()
 	before := s.restarts(t)
 	processes, err := os.ReadDir("/proc")
@@ -68,7 +74,7 @@ func (s *suite) killDriver(t *testing.T) {
 	killed := 0
 	for _, p := range processes {
 		command, _ := os.ReadFile("/proc/" + p.Name() + "/cmdline")
-		if program, _, _ := strings.Cut(string(command), "\x00"); program == "/keymount-driver" {
+		if program, _, _ := strings.Cut(string(command), "\x00"); program == target {
 			pid, err := strconv.Atoi(p.Name())
 			if err != nil {
 				t.Fatal(err)
@@ -80,7 +86,7 @@ func (s *suite) killDriver(t *testing.T) {
 		}
 	}
 	if killed == 0 {
-		t.Fatal("there is no process of the driver")
+		t.Fatalf("there is no process of %s", target)
 	}
 	s.eventually(t, "the driver is back", func(context.Context) error {
 		if s.restarts(t) == before {

@@ -6,6 +6,7 @@ go 1.26.0
 require (
 	github.com/google/go-cmp v0.7.0
 	github.com/keymount/keymount v0.0.0
+	github.com/keymount/keymount/test/stores v0.0.0
 	github.com/vishvananda/netlink v1.3.1
 	golang.org/x/sync v0.22.0
 	golang.org/x/sys v0.47.0
@@ -39,6 +40,7 @@ require (
 	github.com/google/gnostic-models v0.7.0 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/json-iterator/go v1.1.12 // indirect
+	github.com/lib/pq v1.12.3 // indirect
 	github.com/moby/sys/mountinfo v0.7.2 // indirect
 	github.com/modern-go/concurrent v0.0.0-20180306012644-bacd9c7ef1dd // indirect
 	github.com/modern-go/reflect2 v1.0.3-0.20250322232337-35a7c28c31ee // indirect
@@ -65,4 +67,7 @@ require (
 	sigs.k8s.io/structured-merge-diff/v6 v6.4.2 // indirect
 )
 
-replace github.com/keymount/keymount => ../..
+replace (
+	github.com/keymount/keymount => ../..
+	github.com/keymount/keymount/test/stores => ../stores
+)

@@ -17,6 +17,7 @@ type answer struct {
 	Message   string
 	ErrorCode string
 	Delay     time.Duration
+	Audience  *string
 }
 
 // seen is what the mock provider was asked by pods of a namespace.
@@ -24,7 +25,7 @@ type seen struct {
 	Mounts                           int
 	Attributes, Audiences, Authority []string
 	Current                          map[string]string
-	Permission                       string
+	Permission, BoundTo              string
 }
 
 // mock makes the mock provider answer pods of the namespace so.

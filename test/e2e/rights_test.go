@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // driverAccount is the driver as the API server knows it.
@@ -16,6 +17,7 @@ const driverAccount = "system:serviceaccount:" + system + ":keymount"
 var rights = []scenario{
 	{"with sync the driver may do what a golden says, and nothing else", false, rightsWithSync},
 	{"without sync the driver may do what a golden says, and nothing else", false, rightsWithoutSync},
+	{"a pod gets a token that kubelet does not bring only where the driver may make it", false, mintedToken},
 	{"the startup taint goes once the driver is ready", false, startupTaint},
 }
 
@@ -65,6 +67,27 @@ func (s *suite) may(t *testing.T, want []string) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("rights of the driver (-want +got):\n%s\n%s", diff, out)
 	}
+}
+
+func mintedToken(t *testing.T, s *suite) {
+	ns, foo := s.namespace(t), s.canary()
+	audience := "https://store.example"
+	s.mock(t, ns, answer{Objects: map[string]string{"foo": foo}, Audience: &audience})
+	s.apply(t, ns, class("c", "foo"), s.pod(podSpec{name: "app", classes: []string{"c"}}))
+	s.event(t, ns, "app", "FailedMount", `there is no token of audience "https://store.example"`)
+	s.install(t, "mintTokens.enabled=true")
+	s.may(t, append(slices.Clone(always), "serviceaccounts/token: create"))
+	s.awaitStart(t, ns, "app")
+	s.sees(t, ns, "app", "/secrets/c/foo", foo)
+	pod, err := s.api.CoreV1().Pods(ns).Get(t.Context(), "app", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := s.asked(t, ns)
+	if diff := cmp.Diff([]string{"aud1", "aud2", audience}, got.Audiences); diff != "" || got.BoundTo != string(pod.UID) {
+		t.Errorf("the token is bound to %q, want %q; audiences (-want +got):\n%s", got.BoundTo, pod.UID, diff)
+	}
+	s.install(t)
 }
 
 func startupTaint(t *testing.T, s *suite) {

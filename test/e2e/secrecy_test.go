@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,25 +29,23 @@ const (
 	token = "eyJhbGciOi"
 )
 
-// forms returns a secret's mark as it could show: in plain, in hexadecimal and
-// in base64, in which it can stand in three ways in a longer text.
-func forms() [][]byte {
-	all := [][]byte{[]byte(mark), []byte(hex.EncodeToString([]byte(mark)))}
+// forms returns a secret as it could show: in plain, in hexadecimal and in
+// base64, in which it can stand in three ways in a longer text.
+func forms(secret string) [][]byte {
+	all := [][]byte{[]byte(secret), []byte(hex.EncodeToString([]byte(secret)))}
 	for skip := range 3 {
-		encoded := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("x", skip) + mark))
+		encoded := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("x", skip) + secret))
 		all = append(all, []byte(encoded[4:len(encoded)-4]))
 	}
 	return all
 }
 
 // leaks reports whether a text has a secret.
-func leaks(text []byte, more ...[]byte) bool {
-	for _, form := range append(forms(), more...) {
-		if bytes.Contains(text, form) {
-			return true
-		}
+func (s *suite) leaks(text []byte, more ...[]byte) bool {
+	for _, secret := range append([]string{mark}, s.learnt...) {
+		more = append(more, forms(secret)...)
 	}
-	return false
+	return slices.ContainsFunc(more, func(form []byte) bool { return bytes.Contains(text, form) })
 }
 
 // noSecretIsFound searches what lasts. What goes with its namespace was
@@ -55,11 +54,13 @@ func noSecretIsFound(t *testing.T, s *suite) {
 	if s.canaries.Load() == 0 {
 		t.Error("no secret was stored")
 	}
-	for skip := range 4 {
-		secret := strings.Repeat("s", skip) + s.canary()
-		for _, text := range []string{secret, hex.EncodeToString([]byte(secret)), base64.StdEncoding.EncodeToString([]byte(secret))} {
-			if !leaks([]byte(text)) {
-				t.Errorf("%s would not be found", text)
+	for _, secret := range append(s.learnt, s.canary()) {
+		for skip := range 4 {
+			text := []byte(strings.Repeat("s", skip) + secret)
+			for _, form := range []string{string(text), hex.EncodeToString(text), base64.StdEncoding.EncodeToString(text)} {
+				if !s.leaks([]byte(form)) {
+					t.Errorf("%s would not be found", form)
+				}
 			}
 		}
 	}
@@ -83,7 +84,7 @@ func (s *suite) searchPods(t *testing.T) {
 			if err != nil || len(log) == 0 {
 				t.Errorf("log of %s: %d bytes, %v", c.Name, len(log), err)
 			}
-			if leaks(log, []byte(token)) {
+			if s.leaks(log, []byte(token)) {
 				t.Errorf("the log of %s has a secret", c.Name)
 			}
 		}
@@ -101,7 +102,7 @@ func (s *suite) searchNamespace(t *testing.T, name string) {
 		return
 	}
 	objects, err := s.kubectl(ctx, "", "get", "events,pods,secretproviderclasspodstatuses", "-n", name, "-o", "json")
-	if err != nil || leaks([]byte(objects)) {
+	if err != nil || s.leaks([]byte(objects)) {
 		t.Errorf("the objects of namespace %s have a secret, or cannot be read: %v", name, err)
 	}
 }
@@ -113,7 +114,7 @@ func (s *suite) searchEtcd(ctx context.Context, t *testing.T, part string) {
 	err := s.EtcdDump(ctx, func(key string, value []byte) error {
 		if !strings.HasPrefix(key, "/registry/secrets/") && strings.Contains(key, part) {
 			keys++
-			if leaks(value) {
+			if s.leaks(value) {
 				t.Errorf("etcd has a secret at %s", key)
 			}
 		}
@@ -137,7 +138,7 @@ func (s *suite) searchLogs(t *testing.T) {
 		if err != nil || len(text) == 0 {
 			t.Errorf("%s: %d bytes, %v", path, len(text), err)
 		}
-		if leaks(text, []byte(token)) {
+		if s.leaks(text, []byte(token)) {
 			t.Errorf("%s has a secret", path)
 		}
 	}

@@ -41,6 +41,7 @@ type suite struct {
 	api kubernetes.Interface
 
 	canaries atomic.Int64 // secrets that tests have stored
+	learnt   []string     // secrets that a store has made
 }
 
 func newSuite(t *testing.T) *suite {

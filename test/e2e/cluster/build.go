@@ -17,7 +17,7 @@ import (
 
 // needs are what must be there before a cluster can be tested.
 type needs struct {
-	files  map[string]string // paths or programs of the machine -> Debian package
+	files  map[string]string // paths, which may be patterns, or programs of the machine -> Debian package
 	builds []build
 }
 
@@ -34,7 +34,7 @@ const upstreamDriver = "sigs.k8s.io/secrets-store-csi-driver/cmd/secrets-store-c
 // foreignNeeds is what the tests themselves and the images need.
 func foreignNeeds() needs {
 	return needs{
-		files: map[string]string{busybox: "busybox-static"},
+		files: map[string]string{busybox: "busybox-static", authorities: "ca-certificates"},
 		builds: []build{
 			{name: "keymount", dir: "../..", args: []string{"build", "-ldflags=-s -w -X main.version=v0.0.0-e2e", "-o=BIN/", "./cmd/keymount-driver", "./cmd/keymount-provider"}},
 			{name: "mockprovider", dir: ".", args: []string{"build", "-ldflags=-s -w", "-o=BIN/", "./mockprovider"}},
@@ -49,6 +49,7 @@ func localNeeds() needs {
 	for path, pkg := range map[string]string{
 		"containerd": "containerd", "ctr": "containerd", "runc": "runc",
 		"/usr/lib/cni/bridge": "containernetworking-plugins", "/usr/lib/cni/host-local": "containernetworking-plugins",
+		"/usr/lib/postgresql/*/bin/postgres": "postgresql", "jq": "jq", // of the stores on it
 	} {
 		n.files[path] = pkg
 	}
@@ -182,7 +183,8 @@ func install(ctx context.Context, files map[string]string) error {
 // lacking returns the packages of the files that are not there.
 func lacking(files map[string]string) (packages []string) {
 	for file, pkg := range files {
-		if path, err := exec.LookPath(file); err != nil && !exists(file) || file == busybox && !static(path) {
+		found, _ := filepath.Glob(file)
+		if path, err := exec.LookPath(file); err != nil && len(found) == 0 || file == busybox && !static(path) {
 			packages = append(packages, pkg)
 		}
 	}

@@ -14,6 +14,10 @@ import (
 // busybox is the one program of an image that is not built here.
 const busybox = "/bin/busybox"
 
+// authorities are the certificate authorities of the machine, which the image
+// of the product has too.
+const authorities = "/etc/ssl/certs/ca-certificates.crt"
+
 // pause is the image of the container that holds a pod's network.
 const pause = "e2e.test/pause:1"
 
@@ -40,7 +44,10 @@ func images(l layout) []named {
 			Reference: "e2e.test/busybox:1", Env: []string{"PATH=/bin"},
 			Files: []image.File{{Path: "/tmp"}, {Path: busybox, Source: busybox}},
 		}},
-		{"keymount", image.Image{Reference: "e2e.test/keymount:1", Files: programs("keymount-driver", "keymount-provider")}},
+		{"keymount", image.Image{
+			Reference: "e2e.test/keymount:1",
+			Files:     append(programs("keymount-driver", "keymount-provider"), image.File{Path: authorities, Source: authorities, Mode: 0o644}),
+		}},
 		{"mockprovider", image.Image{Reference: "e2e.test/mockprovider:1", Entrypoint: []string{"/mockprovider"}, Files: programs("mockprovider")}},
 		{"upstream", image.Image{ // it calls mount(8) and umount(8)
 			Reference: "e2e.test/upstream:1", Env: []string{"PATH=/bin"},

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/keymount/keymount/test/stores/openbao"
 )
 
 // outside is the role of the process that `go test` starts. It returns the
@@ -89,6 +91,9 @@ func local(ctx context.Context, l layout, begin time.Time) (code int, err error)
 		return 1, err
 	}
 	if err := prepare(ctx, l, localNeeds()); err != nil {
+		return 1, err
+	}
+	if err := step("build OpenBao", func() error { _, err := openbao.Binary(ctx); return err }); err != nil {
 		return 1, err
 	}
 	l, running, err := newRun(l)

@@ -3,14 +3,17 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -41,6 +44,7 @@ type answer struct {
 	Message   string
 	ErrorCode string // the error code of the protocol itself
 	Delay     time.Duration
+	Audience  *string // of a token without which the call is refused
 }
 
 // seen is what a test can ask for. It has no secret.
@@ -48,6 +52,7 @@ type seen struct {
 	Mounts     int
 	Attributes []string // their names, of the last call
 	Audiences  []string // of the tokens of the last call
+	BoundTo    string   // UID of the pod to which the token is bound that the answer wants
 	Authority  []string
 	Current    map[string]string // versions that the driver said the volume holds
 	Permission string
@@ -77,7 +82,9 @@ func (p *provider) Mount(ctx context.Context, req *v1alpha1.MountRequest) (*v1al
 	if json.Unmarshal([]byte(req.GetSecrets()), &secrets) != nil {
 		return nil, status.Error(codes.InvalidArgument, "secrets are no JSON object")
 	}
-	a := p.note(ctx, req, attributes)
+	var tokens map[string]struct{ Token string }
+	_ = json.Unmarshal([]byte(attributes["csi.storage.k8s.io/serviceAccount.tokens"]), &tokens) // absent without tokenRequests
+	a := p.note(ctx, req, attributes, slices.Sorted(maps.Keys(tokens)))
 	select {
 	case <-time.After(a.Delay):
 	case <-ctx.Done():
@@ -86,6 +93,9 @@ func (p *provider) Mount(ctx context.Context, req *v1alpha1.MountRequest) (*v1al
 	switch {
 	case a.Code != codes.OK:
 		return nil, status.Error(a.Code, a.Message)
+	case a.Audience != nil && !p.noteToken(attributes["csi.storage.k8s.io/pod.namespace"], tokens[*a.Audience].Token):
+		_ = grpc.SetTrailer(ctx, metadata.Pairs("keymount-missing-audience-bin", *a.Audience))
+		return nil, status.Errorf(codes.PermissionDenied, "there is no token of audience %q", *a.Audience)
 	case a.ErrorCode != "":
 		return &v1alpha1.MountResponse{Error: &v1alpha1.Error{Code: a.ErrorCode}}, nil
 	}
@@ -93,16 +103,14 @@ func (p *provider) Mount(ctx context.Context, req *v1alpha1.MountRequest) (*v1al
 }
 
 // note remembers the call and returns what to answer.
-func (p *provider) note(ctx context.Context, req *v1alpha1.MountRequest, attributes map[string]string) answer {
+func (p *provider) note(ctx context.Context, req *v1alpha1.MountRequest, attributes map[string]string, audiences []string) answer {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := p.of(attributes["csi.storage.k8s.io/pod.namespace"])
 	n.Seen.Mounts++
 	n.Seen.Attributes = slices.Sorted(maps.Keys(attributes))
 	n.Seen.Permission = req.GetPermission()
-	var tokens map[string]any
-	_ = json.Unmarshal([]byte(attributes["csi.storage.k8s.io/serviceAccount.tokens"]), &tokens) // absent without tokenRequests
-	n.Seen.Audiences = slices.Sorted(maps.Keys(tokens))
+	n.Seen.Audiences = audiences
 	md, _ := metadata.FromIncomingContext(ctx)
 	n.Seen.Authority = md.Get(":authority")
 	n.Seen.Current = make(map[string]string)
@@ -110,6 +118,28 @@ func (p *provider) note(ctx context.Context, req *v1alpha1.MountRequest, attribu
 		n.Seen.Current[o.GetId()] = o.GetVersion()
 	}
 	return n.Answer
+}
+
+// noteToken remembers to which pod a token is bound, and reports whether it is
+// one.
+func (p *provider) noteToken(namespace, token string) bool {
+	var claims struct {
+		Kubernetes struct {
+			Pod struct{ UID string }
+		} `json:"kubernetes.io"`
+	}
+	sections := strings.Split(token, ".")
+	if len(sections) != 3 {
+		return false
+	}
+	text, err := base64.RawURLEncoding.DecodeString(sections[1])
+	if err != nil || json.Unmarshal(text, &claims) != nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.of(namespace).Seen.BoundTo = claims.Kubernetes.Pod.UID
+	return true
 }
 
 // An object is one that a class lists.
