@@ -83,6 +83,9 @@ func (p parameters) endpoint(q *query) error {
 	p.set(&e.address, "Address")
 	p.set(&e.serverName, "TLSServerName")
 	p.set(&q.namespace, "Namespace")
+	if err := checkPath(q.namespace); err != nil {
+		return fmt.Errorf("the namespace of the server %w", err)
+	}
 	var authorities files
 	if file, folder := p.set(&authorities.caCert, "CACertPath"), p.set(&authorities.caDirectory, "CADirectory"); file || folder {
 		e.caCert, e.caDirectory, e.caBytes = authorities.caCert, authorities.caDirectory, ""

@@ -115,6 +115,7 @@ func TestClassesThatCannotBeMeant(t *testing.T) {
 		{"the prefix that was used is named", OpenBao, map[string]string{"openbaoSkipTLSVerify": "yes"}, `parameter "openbaoSkipTLSVerify": want true or false: invalid`},
 		{"an address without a scheme", Vault, map[string]string{"vaultAddress": "vault:8200"}, `the address "vault:8200" must be a URL such as https://vault.example:8200: invalid`},
 		{"a password in the address", Vault, map[string]string{"vaultAddress": "https://u:c4n4ry@v"}, `the address must be a URL such as https://vault.example:8200: invalid`},
+		{"a namespace of two lines", Vault, map[string]string{"vaultNamespace": "a\nX-Vault-Token: b"}, `the namespace of the server must be text without control characters: invalid`},
 		{"half a client certificate", Vault, map[string]string{"vaultTLSClientCertPath": "/c"}, `a client certificate needs its key, and a key its certificate: invalid`},
 		{"a mount that climbs", Vault, map[string]string{"vaultAuthMountPath": "../sys"}, `must have no "..": invalid`},
 		{"a method that is none", Vault, map[string]string{"vaultAuthMethod": "ldap"}, `parameter "vaultAuthMethod": want kubernetes, jwt, approle, cert or token: invalid`},
