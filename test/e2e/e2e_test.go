@@ -25,7 +25,7 @@ func TestEndToEnd(t *testing.T) {
 	} {
 		for _, c := range scenarios {
 			if c.local && !s.Local {
-				t.Logf("NOT RUN on a cluster that is not of our making: %s", c.name)
+				remark(t, "NOT RUN on a cluster that is not of our making: %s", c.name)
 				continue
 			}
 			t.Run(c.name, func(t *testing.T) { c.run(t, s) })

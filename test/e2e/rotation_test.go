@@ -100,5 +100,5 @@ func (s *suite) awaitCondition(t *testing.T, ns, name, condition, want string) {
 // measure prints a number that documents may show.
 func measure(t *testing.T, name string, value float64, unit string) {
 	t.Helper()
-	t.Logf("e2e-measure: %s=%s %s", name, strconv.FormatFloat(math.Round(value*1000)/1000, 'f', -1, 64), unit)
+	remark(t, "e2e-measure: %s=%s %s", name, strconv.FormatFloat(math.Round(value*1000)/1000, 'f', -1, 64), unit)
 }

@@ -25,7 +25,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"testing"
 )
 
 // A Cluster is what the tests run against.
@@ -43,9 +42,12 @@ var current *Cluster
 // Current returns the cluster that Main has prepared.
 func Current() *Cluster { return current }
 
+// Tests is what Main runs: a *testing.M, or what is around one.
+type Tests interface{ Run() (code int) }
+
 // Main prepares a cluster, runs the tests and ends the process. Call it from
 // TestMain.
-func Main(m *testing.M) {
+func Main(m Tests) {
 	role := os.Getenv(roleVariable)
 	if err := os.Unsetenv(roleVariable); err != nil {
 		fail(err)

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"testing"
 	"text/template"
 	"time"
 
@@ -22,7 +21,7 @@ import (
 
 // inside is the role of the process that runs the tests on the node. It
 // returns their exit code.
-func inside(m *testing.M) int {
+func inside(m Tests) int {
 	l := layoutOf(os.Getenv(runVariable))
 	c := &Cluster{
 		Local: true, Kubeconfig: l.pki("admin.kubeconfig"), layout: l,

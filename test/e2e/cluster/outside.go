@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +21,7 @@ import (
 
 // outside is the role of the process that `go test` starts. It returns the
 // exit code of the tests.
-func outside(m *testing.M) int {
+func outside(m Tests) int {
 	begin := time.Now()
 	flag.Parse()
 	if f := flag.Lookup("test.list"); f.Value.String() != "" {
@@ -49,7 +48,7 @@ func outside(m *testing.M) int {
 }
 
 // foreign runs the tests in this process against a cluster that is there.
-func foreign(ctx context.Context, m *testing.M, l layout, kubeconfig string) (int, error) {
+func foreign(ctx context.Context, m Tests, l layout, kubeconfig string) (int, error) {
 	release, err := l.lock()
 	if err != nil {
 		return 1, err
