@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/keymount/keymount/pkg/provider"
@@ -35,12 +36,8 @@ func (f *fetch) recall(ctx context.Context) (*tenure, error) {
 
 // covers reports whether all that the tenure is for is still asked for.
 func (f *fetch) covers(t *tenure) bool {
-	asked := make(map[string]bool)
-	for _, r := range f.reads {
-		asked[r.digest] = true
-	}
 	for _, term := range t.Terms {
-		if !asked[term.Read] {
+		if !slices.ContainsFunc(f.reads, func(r *read) bool { return r.digest == term.Read }) {
 			return false
 		}
 	}

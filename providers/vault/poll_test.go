@@ -391,3 +391,36 @@ func TestAPasswordThatTheServerRotatesIsFetchedThen(t *testing.T) {
 		}
 	})
 }
+
+func TestReadsOfAFetchRunTogetherUpToALimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend(t, backendOptions{pipe: true})
+		b.KV1("kv")
+		var mu sync.Mutex
+		var running, most int // guarded by mu
+		count := func(n int) {
+			mu.Lock()
+			defer mu.Unlock()
+			running += n
+			most = max(most, running)
+		}
+		var list strings.Builder
+		for i := range 3 * maxParallel {
+			path := fmt.Sprintf("kv/%d", i)
+			fmt.Fprintf(&list, "- {objectName: a%d, secretPath: %s, secretKey: k}\n", i, path)
+			b.Respond(path, func(w http.ResponseWriter, _ *http.Request) {
+				count(1)
+				time.Sleep(time.Second)
+				count(-1)
+				_, _ = w.Write([]byte(`{"data":{"k":"v"}}`))
+			})
+		}
+		begin := time.Now()
+		if files := b.fetch(t, b.ask(list.String())).Files; len(files) != 3*maxParallel {
+			t.Errorf("%d files, want %d", len(files), 3*maxParallel)
+		}
+		if took := time.Since(begin); most != maxParallel || took != 3*time.Second {
+			t.Errorf("at most %d reads at once, %v in all; want %d, and three rounds of a second", most, took, maxParallel)
+		}
+	})
+}
