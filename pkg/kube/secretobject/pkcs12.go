@@ -129,20 +129,22 @@ func oidBag(kind int) asn1.ObjectIdentifier {
 }
 
 // rounds returns how many rounds the derivations of keys take that are in
-// sight: their number is an INTEGER that follows the OCTET STRING with the salt.
+// sight: their number is the INTEGER that comes second in its parameters, after
+// the salt. An OCTET STRING that is opened has one SEQUENCE and nothing else;
+// what is encrypted looks like that once in many millions.
 func rounds(der []byte, depth int) int64 {
 	var sum int64
 	var before asn1.RawValue
-	for len(der) > 0 {
+	for i := 0; len(der) > 0; i++ {
 		var element asn1.RawValue
 		rest, err := asn1.Unmarshal(der, &element)
 		if err != nil || depth > maxDepth {
 			return sum // it is no ASN.1, and nothing that is opened
 		}
-		if element.Tag == asn1.TagInteger && before.Tag == asn1.TagOctetString {
+		if i == 1 && before.Tag == asn1.TagOctetString && element.Class == asn1.ClassUniversal && element.Tag == asn1.TagInteger {
 			sum += number(element.Bytes)
 		}
-		if element.IsCompound || element.Tag == asn1.TagOctetString {
+		if element.IsCompound || element.Tag == asn1.TagOctetString && isSequence(element.Bytes) {
 			sum += rounds(element.Bytes, depth+1)
 		}
 		if sum > maxRounds {

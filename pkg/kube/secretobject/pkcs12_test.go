@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/cipher"
 	"crypto/des"
+	"crypto/rand"
 	"crypto/sha1"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -199,6 +200,28 @@ func TestAKeyStoreCannotKeepTheDriverBusy(t *testing.T) {
 	}
 	if _, err := parseKey(make([]byte, maxKey+1)); !errors.Is(err, errKey) {
 		t.Errorf("parseKey = %v, want %v", err, errKey)
+	}
+}
+
+// What is encrypted, and a salt, are any bytes: none of them is a number of rounds.
+func TestBytesThatLookLikeRoundsAreNone(t *testing.T) {
+	text := encode(t, asn1.RawValue{Tag: asn1.TagOctetString, Bytes: []byte("saltsalt")})
+	text = append(text, encode(t, 2_000_000_000)...)
+	key := encode(t, struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Data      []byte
+	}{pkix.AlgorithmIdentifier{
+		Algorithm:  asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 12, 1, 3},
+		Parameters: asn1.RawValue{FullBytes: encode(t, pbe{text, 7})},
+	}, text})
+	if got := rounds(key, 0); got != 7 {
+		t.Errorf("%d rounds, want 7", got)
+	}
+	for range 10_000 {
+		rand.Read(text)
+		if got := rounds(encode(t, pbe{text, 7}), 0); got != 7 {
+			t.Fatalf("%d rounds with the salt %x, want 7", got, text)
+		}
 	}
 }
 

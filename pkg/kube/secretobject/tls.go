@@ -64,8 +64,9 @@ func certificates(file []byte, authorities bool) ([]byte, error) {
 	return out, nil
 }
 
-// isSequence reports whether a certificate is whole. What is odd about it is
-// for those to judge who use it: some take what Go does not.
+// isSequence reports whether the text is one SEQUENCE and nothing else, as far
+// as its length tells. Of a certificate no more is asked: what is odd about it
+// is for those to judge who use it, and some take what Go does not.
 func isSequence(der []byte) bool {
 	var is asn1.RawValue
 	rest, err := asn1.Unmarshal(der, &is)
