@@ -218,7 +218,7 @@ func TestBytesThatLookLikeRoundsAreNone(t *testing.T) {
 		t.Errorf("%d rounds, want 7", got)
 	}
 	for range 10_000 {
-		rand.Read(text)
+		_, _ = rand.Read(text)
 		if got := rounds(encode(t, pbe{text, 7}), 0); got != 7 {
 			t.Fatalf("%d rounds with the salt %x, want 7", got, text)
 		}
