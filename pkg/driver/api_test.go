@@ -12,12 +12,12 @@ import (
 	"sync"
 )
 
-// An api is as much of an API server as a driver needs: one class, one pod,
-// one node, and whatever it writes is taken.
+// An api is as much of an API server as a driver needs: one class, one pod, one
+// service account, one node, and whatever it writes is taken.
 type api struct {
 	mu      sync.Mutex
 	objects map[string]string // answers to GET, by path
-	calls   []string          // method and path of what was written
+	calls   []string          // verb and path of each
 	token   string            // that it makes
 	done    chan struct{}     // closed at the end of the test, which ends watches
 }
@@ -35,8 +35,9 @@ func (r *rig) useCluster(parameters map[string]string) *api {
 		customPath + "/namespaces/ns/secretproviderclasses/c": fmt.Sprintf(`{"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass",
 			"metadata": {"name": "c", "namespace": "ns", "generation": 1}, "spec": {"provider": "foreign", "parameters": %s,
 			"secretObjects": [{"secretName": "copy", "type": "Opaque", "data": [{"objectName": "password", "key": "password"}]}]}}`, text),
-		"/api/v1/namespaces/ns/pods/p-v": `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p-v", "namespace": "ns", "uid": "u-v"}}`,
-		"/api/v1/nodes/n":                `{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "resourceVersion": "7"}, "spec": {"taints": [{"key": "keymount.io/agent-not-ready", "effect": "NoSchedule"}]}}`,
+		"/api/v1/namespaces/ns/pods/p-v":           `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p-v", "namespace": "ns", "uid": "u-v"}}`,
+		"/api/v1/namespaces/ns/serviceaccounts/sa": `{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "sa", "namespace": "ns", "annotations": {"example.com/role": "reader"}}}`,
+		"/api/v1/nodes/n":                          `{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "resourceVersion": "7", "labels": {"topology.kubernetes.io/region": "eu"}}, "spec": {"taints": [{"key": "keymount.io/agent-not-ready", "effect": "NoSchedule"}]}}`,
 	}}
 	server := httptest.NewServer(a)
 	r.t.Cleanup(func() {
@@ -55,6 +56,7 @@ func (r *rig) useCluster(parameters map[string]string) *api {
 // ServeHTTP implements http.Handler.
 func (a *api) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
+	a.note(req)
 	if req.Method != http.MethodGet {
 		a.write(w, req)
 		return
@@ -80,11 +82,19 @@ func (a *api) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
+// note remembers a call.
+func (a *api) note(req *http.Request) {
+	verb := req.Method
+	if req.URL.Query().Get("watch") != "" {
+		verb = "WATCH"
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.calls = append(a.calls, verb+" "+req.URL.Path)
+}
+
 // write takes what is written as it is. A token that is asked for is its token.
 func (a *api) write(w http.ResponseWriter, req *http.Request) {
-	a.mu.Lock()
-	a.calls = append(a.calls, req.Method+" "+req.URL.Path)
-	a.mu.Unlock()
 	if req.Method == http.MethodPatch {
 		object := a.objects[req.URL.Path]
 		if object == "" {
@@ -100,10 +110,10 @@ func (a *api) write(w http.ResponseWriter, req *http.Request) {
 	_, _ = io.Copy(w, req.Body)
 }
 
-// wrote reports whether something was written.
-func (a *api) wrote(call string) bool { return a.count(call) > 0 }
+// called reports whether a call was made.
+func (a *api) called(call string) bool { return a.count(call) > 0 }
 
-// count returns how often something was written.
+// count returns how often a call was made.
 func (a *api) count(call string) (n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

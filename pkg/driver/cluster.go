@@ -21,6 +21,7 @@ type cluster struct {
 	events   *kube.Events
 	secrets  *kube.Secrets // nil unless Config.SyncSecrets
 	tokens   *kube.Tokens  // nil unless Config.MintTokens
+	facts    *kube.Facts
 }
 
 // newCluster makes no call.
@@ -33,6 +34,7 @@ func newCluster(c *Config, volumes volume.Store) (*cluster, error) {
 	k.classes = kube.NewClasses(client, volumes.List())
 	k.events = kube.NewEvents(client, c.NodeID, volumes.List())
 	k.statuses = kube.NewStatuses(client, volumes, c.NodeID)
+	k.facts = kube.NewFacts(client, c.NodeID)
 	if c.SyncSecrets {
 		k.secrets = kube.NewSecrets(client, k.events, k.statuses)
 	}
@@ -42,13 +44,17 @@ func newCluster(c *Config, volumes volume.Store) (*cluster, error) {
 	return k, nil
 }
 
-// mint makes providers have tokens that kubelet does not bring, if that is
-// asked for.
-func (k *cluster) mint(lookup provider.Lookup) provider.Lookup {
-	if k == nil || k.tokens == nil {
+// complete makes providers have facts that they miss, and tokens that kubelet
+// does not bring, if that is asked for.
+func (k *cluster) complete(lookup provider.Lookup) provider.Lookup {
+	switch {
+	case k == nil:
 		return lookup
+	case k.tokens == nil:
+		return provider.Decorate(lookup, k.facts.Middleware())
+	default:
+		return provider.Decorate(lookup, k.tokens.Middleware(), k.facts.Middleware())
 	}
-	return provider.Decorate(lookup, k.tokens.Middleware())
 }
 
 // observe lets the cluster hear of what next does.
@@ -60,8 +66,8 @@ func (k *cluster) observe(next publish.Publisher) publish.Publisher {
 	return kube.Observe(next, k.volumes, listeners...)
 }
 
-// run tells the cluster what it heard, until ctx ends. Ready says when this
-// node may have its pods.
+// run tells the cluster what it heard, and watches what providers want to know
+// of it, until ctx ends. Ready says when this node may have its pods.
 func (k *cluster) run(ctx context.Context, ready func(context.Context) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return k.events.Run(ctx) })
@@ -71,6 +77,7 @@ func (k *cluster) run(ctx context.Context, ready func(context.Context) error) er
 		group.Go(func() error { return k.secrets.Run(ctx) })
 	}
 	group.Go(func() error { return k.statuses.Run(ctx, recall) })
+	group.Go(func() error { return k.facts.Run(ctx) })
 	if k.config.RemoveStartupTaint {
 		group.Go(func() error { return kube.RemoveStartupTaint(ctx, k.client, k.config.NodeID, ready) })
 	}

@@ -82,7 +82,7 @@ func New(c Config, opts *Options) (*Driver, error) {
 		Version:          c.Version,
 	})
 	d.shared = coalesce.New(&coalesce.Options{GiveBack: d.giveBack})
-	providers := provider.Decorate(d.cluster.mint(d.plugins.Lookup),
+	providers := provider.Decorate(d.cluster.complete(d.plugins.Lookup),
 		limit.New(&limit.Options{Timeout: c.ProviderTimeout}).Middleware(),
 		d.shared.Middleware(),
 	)

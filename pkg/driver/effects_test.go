@@ -191,12 +191,12 @@ func effectsInACluster() []effect {
 			r.mustPublish("v")
 			r.wasAsked(f, map[string]string{"place": "cluster"})
 			r.eventually("a status is written", func() bool {
-				return cluster.wrote("PATCH " + customPath + "/namespaces/ns/secretproviderclasspodstatuses/p-v-ns-c")
+				return cluster.called("PATCH " + customPath + "/namespaces/ns/secretproviderclasspodstatuses/p-v-ns-c")
 			})
 		}},
 		{"sync-secrets", use(just("true")), func(r *rig, _ *foreign) {
 			r.mustPublish("v")
-			r.eventually("a Secret is written", func() bool { return cluster.wrote("POST /api/v1/namespaces/ns/secrets") })
+			r.eventually("a Secret is written", func() bool { return cluster.called("POST /api/v1/namespaces/ns/secrets") })
 		}},
 		{"mint-tokens", use(just("true")), func(r *rig, f *foreign) {
 			f.answers(demands("x", holds("first")))
@@ -206,7 +206,7 @@ func effectsInACluster() []effect {
 			}
 		}},
 		{"remove-startup-taint", use(just("true")), func(r *rig, _ *foreign) {
-			r.eventually("the node is patched", func() bool { return cluster.wrote("PATCH /api/v1/nodes/n") })
+			r.eventually("the node is patched", func() bool { return cluster.called("PATCH /api/v1/nodes/n") })
 		}},
 	}
 }

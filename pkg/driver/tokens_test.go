@@ -32,7 +32,7 @@ func TestWithoutTheFlagNoTokenIsMade(t *testing.T) {
 	r.config.MintTokens = false
 	r.start()
 	r.fails(codes.PermissionDenied, `there is no token of audience "x"`)
-	if cluster.wrote(makeToken) {
+	if cluster.called(makeToken) {
 		t.Error("a token was made")
 	}
 }
@@ -64,7 +64,7 @@ func TestATokenThatIsMadeIsNotLoggedToldOrStored(t *testing.T) {
 	})
 	r.start()
 	err := r.publish("v")
-	if status.Code(err) != codes.Unauthenticated || !cluster.wrote(makeToken) {
+	if status.Code(err) != codes.Unauthenticated || !cluster.called(makeToken) {
 		t.Errorf("publish = %v, want what the provider said with its token", err)
 	}
 	r.search([]string{cluster.token})

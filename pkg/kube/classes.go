@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/sync/singleflight"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -26,31 +25,29 @@ var _ class.Source = (*Classes)(nil)
 // Classes is a Listener: that is how it knows which classes are in use.
 type Classes struct {
 	client *Client
-	asking singleflight.Group // many pods of one class may start at once
+	asking asking[*class.Class] // many pods of one class may start at once
 
-	mu      sync.Mutex
-	used    map[volume.ID]class.Name
-	watches map[class.Name]*watch // of the classes in used
-	ctx     context.Context       // of Changes; nil before and after
-	changed func(class.Name)      // of Changes
-	running sync.WaitGroup        // watches; only added to while ctx is set
+	watches watches[class.Name] // of the classes in used
+	changed func(class.Name)    // of Changes; set before watches run
+
+	mu   sync.Mutex
+	used map[volume.ID]class.Name
+	seen map[class.Name]*sight // of the classes in used
 }
 
-// A watch keeps one class in memory. It is guarded by Classes.mu.
-type watch struct {
-	name    class.Name
-	stop    context.CancelFunc
-	current *class.Class // nil until it was seen, and while it cannot be used
-	seen    string       // the revision seen last, or why there is none
+// A sight is what a watch saw last of a class. It is guarded by Classes.mu.
+type sight struct {
+	class *class.Class // nil before the first, and while the class cannot be used
+	is    string       // its revision, or why there is none
 }
 
 // NewClasses returns the classes of the API server, some of which the volumes
 // of an earlier driver use already. It makes no call.
 func NewClasses(client *Client, published []volume.Record) *Classes {
 	c := &Classes{
-		client:  client,
-		used:    make(map[volume.ID]class.Name),
-		watches: make(map[class.Name]*watch),
+		client: client,
+		used:   make(map[volume.ID]class.Name),
+		seen:   make(map[class.Name]*sight),
 	}
 	for _, rec := range published {
 		c.use(rec.ID, rec.Class, rec.Revision)
@@ -63,29 +60,13 @@ func (c *Classes) Class(ctx context.Context, name class.Name) (*class.Class, err
 	if found, ok := c.watched(name); ok {
 		return found, nil
 	}
-	answer := c.asking.DoChan(name.String(), func() (any, error) { return c.ask(ctx, name) })
-	select {
-	case <-ctx.Done():
-		return nil, fmt.Errorf("ask the API server: %w: %w", ctx.Err(), provider.ErrUnavailable)
-	case a := <-answer:
-		found, _ := a.Val.(*class.Class)
-		return found, a.Err
-	}
+	return c.asking.ask(ctx, name.String(), func(ctx context.Context) (*class.Class, error) { return c.ask(ctx, name) })
 }
 
 // Changes implements class.Source.
 func (c *Classes) Changes(ctx context.Context, changed func(class.Name)) error {
-	c.mu.Lock()
-	c.ctx, c.changed = ctx, changed
-	for _, w := range c.watches {
-		c.start(w)
-	}
-	c.mu.Unlock()
-	<-ctx.Done()
-	c.mu.Lock()
-	c.ctx = nil
-	c.mu.Unlock()
-	c.running.Wait()
+	c.changed = changed
+	c.watches.run(ctx)
 	return nil
 }
 
@@ -106,8 +87,8 @@ func (c *Classes) Gone(id volume.ID) {
 	}
 	delete(c.used, id)
 	if !slices.Contains(slices.Collect(maps.Values(c.used)), name) {
-		c.watches[name].stop()
-		delete(c.watches, name)
+		c.watches.drop(name)
+		delete(c.seen, name)
 	}
 }
 
@@ -119,25 +100,15 @@ func (c *Classes) use(id volume.ID, name class.Name, revision string) {
 		return
 	}
 	c.used[id] = name
-	if c.watches[name] != nil {
+	if c.seen[name] != nil {
 		return
 	}
-	w := &watch{name: name, seen: revision, stop: func() {}}
-	c.watches[name] = w
-	if c.ctx != nil {
-		c.start(w)
-	}
-}
-
-// start runs a watch. It needs mu and ctx.
-func (c *Classes) start(w *watch) {
-	ctx, stop := context.WithCancel(c.ctx)
-	w.stop = stop
-	changed := c.changed
-	c.running.Go(func() {
-		c.client.watchClass(ctx, w.name, func(object *SecretProviderClass) {
-			if c.see(w, object) {
-				changed(w.name)
+	last := &sight{is: revision}
+	c.seen[name] = last
+	c.watches.use(name, func(ctx context.Context) {
+		watchOne(ctx, c.client.classes(name.Namespace), name.Name, &SecretProviderClass{}, func(object *SecretProviderClass) {
+			if c.see(last, object) {
+				c.changed(name)
 			}
 		})
 	})
@@ -148,16 +119,16 @@ func (c *Classes) start(w *watch) {
 func (c *Classes) watched(name class.Name) (*class.Class, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	w := c.watches[name]
-	if w == nil || w.current == nil || c.ctx == nil || c.ctx.Err() != nil {
+	last := c.seen[name]
+	if last == nil || last.class == nil || !c.watches.live() {
 		return nil, false
 	}
-	return w.current, true
+	return last.class, true
 }
 
 // see notes what a watch saw, nil for a class that is gone, and reports whether
 // volumes must hear of it.
-func (c *Classes) see(w *watch, object *SecretProviderClass) bool {
+func (c *Classes) see(last *sight, object *SecretProviderClass) bool {
 	var found *class.Class
 	is := "gone"
 	if object != nil {
@@ -170,16 +141,13 @@ func (c *Classes) see(w *watch, object *SecretProviderClass) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	was := w.seen
-	w.current, w.seen = found, is
+	was := last.is
+	*last = sight{found, is}
 	return is != was
 }
 
-// ask makes one call for the class. Many may wait for it, so that it does not
-// end with the first of them.
+// ask makes one call for the class.
 func (c *Classes) ask(ctx context.Context, name class.Name) (*class.Class, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-	defer cancel()
 	object, err := c.client.classes(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
 	if err != nil {
 		return nil, classError(err)

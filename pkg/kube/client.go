@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/gentype"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -24,6 +25,7 @@ type Client struct {
 	codec  runtime.ParameterCodec
 	custom rest.Interface // SecretProviderClasses and their status objects
 	core   rest.Interface // core/v1
+	about  metadata.Interface
 }
 
 // Connect returns a Client of the API server that the kubeconfig file names;
@@ -70,6 +72,9 @@ func newClient(config *rest.Config) (*Client, error) {
 	if c.core, err = connect("/api", corev1.SchemeGroupVersion); err != nil {
 		return nil, fmt.Errorf("connect to the API server: %w", err)
 	}
+	if c.about, err = metadata.NewForConfigAndClient(config, transport); err != nil {
+		return nil, fmt.Errorf("connect to the API server: %w", err)
+	}
 	return c, nil
 }
 
@@ -111,4 +116,13 @@ func (c *Client) makeToken(ctx context.Context, namespace, account string, reque
 // nodes returns the Nodes.
 func (c *Client) nodes() *gentype.Client[*corev1.Node] {
 	return gentype.NewClient("nodes", c.core, c.codec, "", func() *corev1.Node { return &corev1.Node{} })
+}
+
+// metadata returns service accounts of a namespace, or the nodes, but only what
+// is above spec and status of each: a node changes often there.
+func (c *Client) metadata(of subject) metadata.ResourceInterface {
+	if of.namespace == "" {
+		return c.about.Resource(corev1.SchemeGroupVersion.WithResource("nodes"))
+	}
+	return c.about.Resource(corev1.SchemeGroupVersion.WithResource("serviceaccounts")).Namespace(of.namespace)
 }

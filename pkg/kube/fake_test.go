@@ -70,12 +70,14 @@ const (
 	events   = "/api/v1/namespaces/ns/events/"
 	pods     = "/api/v1/namespaces/ns/pods/"
 	nodes    = "/api/v1/nodes/"
-	tokens   = "/api/v1/namespaces/ns/serviceaccounts/sa/token"
+	accounts = "/api/v1/namespaces/ns/serviceaccounts/"
+	tokens   = accounts + "sa/token"
 )
 
 // kinds are those of the collections that are listed.
 var kinds = map[string]string{
 	"secretproviderclasses": "SecretProviderClass", "secretproviderclasspodstatuses": "SecretProviderClassPodStatus",
+	"serviceaccounts": "ServiceAccount", "nodes": "Node",
 }
 
 // put stores an object, as somebody else may.
@@ -244,8 +246,16 @@ func (f *fakeAPI) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 		delete(f.objects, at)
 		fallthrough
 	default:
-		_ = json.NewEncoder(w).Encode(is)
+		_ = json.NewEncoder(w).Encode(as(r, is))
 	}
+}
+
+// as returns the object as it is asked for: whole, or its metadata only.
+func as(r *http.Request, o object) object {
+	if !strings.Contains(r.Header.Get("Accept"), "as=PartialObjectMetadata") {
+		return o
+	}
+	return object{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": o["metadata"]}
 }
 
 // token makes a token of a service account that is bound to a pod. Its value is
@@ -306,14 +316,17 @@ func (f *fakeAPI) patch(w http.ResponseWriter, r *http.Request, body []byte) {
 
 // list returns a collection, less what the selectors leave out.
 func (f *fakeAPI) list(r *http.Request) object {
-	kind := kinds[path.Base(r.URL.Path)]
+	version, kind := groupVersion.String(), kinds[path.Base(r.URL.Path)]
+	if o := as(r, object{}); len(o) > 0 {
+		version, kind = fmt.Sprint(o["apiVersion"]), fmt.Sprint(o["kind"])
+	}
 	items := []object{}
 	for _, at := range slices.Sorted(maps.Keys(f.objects)) {
 		if strings.Contains(at, "/"+path.Base(r.URL.Path)+"/") && selected(r, f.objects[at]) {
-			items = append(items, f.objects[at])
+			items = append(items, as(r, f.objects[at]))
 		}
 	}
-	return object{"apiVersion": groupVersion.String(), "kind": kind + "List", "metadata": object{"resourceVersion": strconv.Itoa(f.version)}, "items": items}
+	return object{"apiVersion": version, "kind": kind + "List", "metadata": object{"resourceVersion": strconv.Itoa(f.version)}, "items": items}
 }
 
 func selected(r *http.Request, o object) bool {
@@ -334,7 +347,7 @@ func (f *fakeAPI) watch(w http.ResponseWriter, r *http.Request) {
 	f.mu.Unlock()
 	initial := r.URL.Query().Get("sendInitialEvents") == "true"
 	send := func(kind string, o object) {
-		_ = json.NewEncoder(w).Encode(object{"type": kind, "object": o})
+		_ = json.NewEncoder(w).Encode(object{"type": kind, "object": as(r, o)})
 		w.(http.Flusher).Flush()
 	}
 	w.(http.Flusher).Flush()

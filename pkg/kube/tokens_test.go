@@ -110,7 +110,7 @@ func (o *office) age(by time.Duration) {
 		token.Expires = token.Expires.Add(-by)
 		o.tokens.minted[h] = token
 	}
-	for _, w := range o.tokens.wanted {
+	for _, w := range o.tokens.wanted.of {
 		w.last = w.last.Add(-by)
 	}
 }
@@ -151,6 +151,7 @@ func TestATokenIsMadeWhenItIsWantedAndThereIsNone(t *testing.T) {
 	o.costs("another pod of the class", aFetch(ofPod2), 1, 1)
 	o.costs("another class that wants it", aFetch(func(r *provider.Request) { r.Class = "ns/other" }), 2, 0)
 	o.costs("an edited class", aFetch(func(r *provider.Request) { r.Parameters = map[string]string{"audience": "x", "more": ""} }), 2, 0)
+	o.costs("a service account of other facts", aFetch(func(r *provider.Request) { r.Facts = provider.Facts{"serviceaccount/audience": "x"} }), 2, 0)
 	o.costs("kubelet brings it now", aFetch(func(r *provider.Request) { r.Tokens["x"] = r.Tokens["vault"] }), 1, 0)
 	o.costs("what kubelet brought has expired", aFetch(func(r *provider.Request) { r.Tokens["x"] = provider.Token{Expires: time.Now()} }), 1, 0)
 	o.costs("kubelet brings none at all", aFetch(func(r *provider.Request) { r.Tokens = nil }), 1, 0)
@@ -158,8 +159,8 @@ func TestATokenIsMadeWhenItIsWantedAndThereIsNone(t *testing.T) {
 	o.costs("it has expired", aFetch(), 1, 1)
 	o.age(wantedFor + time.Minute)
 	o.tokens.sweep()
-	if len(o.tokens.minted) > 0 || len(o.tokens.wanted) > 0 {
-		t.Errorf("%d tokens and %d classes are remembered", len(o.tokens.minted), len(o.tokens.wanted))
+	if len(o.tokens.minted) > 0 || len(o.tokens.wanted.of) > 0 {
+		t.Errorf("%d tokens and %d classes are remembered", len(o.tokens.minted), len(o.tokens.wanted.of))
 	}
 	o.costs("nobody has asked for long", aFetch(), 2, 1)
 }
@@ -203,9 +204,9 @@ func TestWhatIsKnownOfAClassIsBounded(t *testing.T) {
 		o.store.audiences = []string{fmt.Sprint("audience ", i)}
 		o.fetch(aFetch())
 	}
-	for u, w := range o.tokens.wanted {
-		if len(w.audiences) != maxAudiences {
-			t.Errorf("%v: %d audiences are remembered, want %d", u.class, len(w.audiences), maxAudiences)
+	for u, w := range o.tokens.wanted.of {
+		if len(w.list) != maxAudiences {
+			t.Errorf("%v: %d audiences are remembered, want %d", u.class, len(w.list), maxAudiences)
 		}
 	}
 	o.costs("an audience beyond the bound", aFetch(), 2, 0)

@@ -2,24 +2,17 @@ package kube
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/keymount/keymount/pkg/provider"
 )
 
-const (
-	// maxAudiences bounds of how many audiences a class has tokens beforehand.
-	maxAudiences = 8
-	// wantedFor is how long it is remembered which audiences a class wants
-	// that no volume is refreshed from.
-	wantedFor = time.Hour
-)
+// maxAudiences bounds of how many audiences a class has tokens beforehand.
+const maxAudiences = 8
 
 // Tokens lets fetches have service account tokens of audiences that kubelet
 // does not bring: a provider names the one that it misses, by a
@@ -31,23 +24,10 @@ const (
 // during a call.
 type Tokens struct {
 	client *Client
+	wanted wants[string] // audiences
 
 	mu     sync.Mutex
-	wanted map[use]*wanted
 	minted map[holder]provider.Token
-}
-
-// A use is what decides which audiences are wanted: an edited class is another
-// use.
-type use struct {
-	provider, class string
-	parameters      [sha256.Size]byte
-}
-
-// wanted are the audiences that a use has missed. It is guarded by Tokens.mu.
-type wanted struct {
-	audiences []string
-	last      time.Time // of its fetches
 }
 
 // A holder is whose a token is, and for whom.
@@ -55,7 +35,7 @@ type holder struct{ podUID, audience string }
 
 // NewTokens returns the tokens that the API server makes. It makes no call.
 func NewTokens(client *Client) *Tokens {
-	return &Tokens{client: client, wanted: make(map[use]*wanted), minted: make(map[holder]provider.Token)}
+	return &Tokens{client: client, wanted: wants[string]{most: maxAudiences}, minted: make(map[holder]provider.Token)}
 }
 
 // Middleware returns the decorator that has tokens made. It belongs inside of
@@ -85,9 +65,9 @@ func (m *minting) Fetch(ctx context.Context, req *provider.Request) (*provider.B
 	if req.Pod.Name == "" || req.Pod.UID == "" || req.Pod.ServiceAccount == "" { // nothing that a token can be bound to
 		return m.next.Fetch(ctx, req)
 	}
-	u := use{m.name, req.Class, sha256.Sum256(fmt.Appendf(nil, "%q", req.Parameters))} // which prints maps in order
+	u := useOf(m.name, req)
 	var err error
-	for _, audience := range m.tokens.wantedBy(u) {
+	for _, audience := range m.tokens.wanted.by(u) {
 		if req, err = m.tokens.add(ctx, u, req, audience); err != nil {
 			return nil, err
 		}
@@ -118,10 +98,10 @@ func (t *Tokens) add(ctx context.Context, u use, req *provider.Request, audience
 	}
 	token, err := t.token(ctx, req.Pod, audience)
 	if err != nil {
-		t.forget(u)
+		t.wanted.forget(u)
 		return nil, fmt.Errorf("class %s: %w", req.Class, err)
 	}
-	t.want(u, audience)
+	t.wanted.add(u, audience)
 	own := *req
 	own.Tokens = make(provider.Tokens, len(req.Tokens)+1)
 	maps.Copy(own.Tokens, req.Tokens)
@@ -151,42 +131,9 @@ func (t *Tokens) token(ctx context.Context, pod provider.Pod, audience string) (
 
 // sweep forgets what has expired.
 func (t *Tokens) sweep() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	now := time.Now()
+	t.wanted.sweep(now)
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	maps.DeleteFunc(t.minted, func(_ holder, token provider.Token) bool { return token.Expired(now) })
-	maps.DeleteFunc(t.wanted, func(_ use, w *wanted) bool { return now.Sub(w.last) > wantedFor })
-}
-
-// wantedBy returns the audiences that a use has missed before.
-func (t *Tokens) wantedBy(u use) []string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	w := t.wanted[u]
-	if w == nil {
-		return nil
-	}
-	w.last = time.Now()
-	return slices.Clone(w.audiences)
-}
-
-// want notes that a use wants an audience.
-func (t *Tokens) want(u use, audience string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	w := t.wanted[u]
-	if w == nil {
-		w = &wanted{last: time.Now()}
-		t.wanted[u] = w
-	}
-	if !slices.Contains(w.audiences, audience) && len(w.audiences) < maxAudiences {
-		w.audiences = append(w.audiences, audience)
-	}
-}
-
-// forget notes that it is not known what a use wants.
-func (t *Tokens) forget(u use) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.wanted, u)
 }

@@ -38,10 +38,14 @@ func (c *client) Fetch(ctx context.Context, req *provider.Request) (*provider.Bu
 	if err != nil {
 		return nil, c.failed(req.Class, err)
 	}
+	pairs, err := requestMetadata(req)
+	if err != nil {
+		return nil, c.failed(req.Class, err)
+	}
 	var reply *v1alpha1.MountResponse
 	var header, trailer metadata.MD
 	err = c.call(ctx, func(l *link) error {
-		ctx := metadata.AppendToOutgoingContext(ctx, requestMetadata(req)...)
+		ctx := metadata.AppendToOutgoingContext(ctx, pairs...)
 		reply, err = v1alpha1.NewCSIDriverProviderClient(l.conn).Mount(ctx, message, grpc.Header(&header), grpc.Trailer(&trailer))
 		return c.remote(ctx, req, err)
 	})

@@ -35,6 +35,10 @@ func fullRequest() *provider.Request {
 			"vault": {Value: secret.New([]byte("token-2"))},
 		},
 		Credentials: map[string]secret.Value{"user": secret.New([]byte("näme\x00")), "empty": secret.New(nil)},
+		Facts: provider.Facts{
+			provider.ServiceAccountAnnotation("example.com/note"): "ünï \"a\"\n<b>\x00",
+			provider.NodeLabel("topology.kubernetes.io/region"):   "",
+		},
 		Held: provider.Held{
 			Versions: provider.Versions{"b": "2", "a": "1"},
 			Lease:    provider.Lease{ID: "lease/\x00\xff", Expires: time.Date(2030, 1, 2, 3, 4, 5, 6, time.UTC)},
@@ -121,6 +125,7 @@ func TestWhatTheProtocolCannotCarryIsRefused(t *testing.T) {
 	for name, spoil := range map[string]func(*provider.Request){
 		`the credential "key" is not text`: func(r *provider.Request) { r.Credentials["key"] = secret.New([]byte("\xff")) },
 		`the token for audience "aud" is`:  func(r *provider.Request) { r.Tokens["aud"] = provider.Token{Value: secret.New([]byte("\xff"))} },
+		`node/zone is no text of at most`:  func(r *provider.Request) { r.Facts[provider.NodeLabel("zone")] = "\xff" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := shortDir(t)

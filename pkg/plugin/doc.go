@@ -23,6 +23,7 @@
 // In requests only:
 //
 //	keymount-class          Request.Class
+//	keymount-facts-bin      Request.Facts, a JSON object; at most 16, of 8 KiB each
 //
 // In replies only, as headers (trailers are understood too):
 //
@@ -34,6 +35,13 @@
 //	keymount-missing-audience-bin
 //	                        MissingTokenError.Audience, printable text of at most
 //	                        1024 bytes; empty for the API server's own
+//
+// With an error InvalidArgument only, as a trailer:
+//
+//	keymount-missing-facts-bin
+//	                        MissingFactsError.Facts, a JSON list of one to 16
+//	                        names "serviceaccount/KEY" and "node/KEY" of
+//	                        annotations and labels
 //
 // Two optional gRPC services on the same socket, of the package keymount.v1,
 // carry provider.Notifier and provider.Releaser.

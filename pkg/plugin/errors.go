@@ -2,8 +2,10 @@ package plugin
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -16,7 +18,8 @@ import (
 // An Error is a failure that the provider process reported, or a call that
 // did not reach its end. It wraps the sentinel of package provider that its
 // code stands for, and the context's error if that ended the call, or the
-// *provider.MissingTokenError that the provider reported.
+// *provider.MissingTokenError or *provider.MissingFactsError that the provider
+// reported.
 type Error struct {
 	Provider string     // name
 	Class    string     // namespace/name; may be empty
@@ -58,31 +61,51 @@ func (c *client) remote(ctx context.Context, req *provider.Request, err error) e
 	return &Error{Provider: c.name, Class: classOf(req), Code: answer.Code(), Message: message, cause: ctx.Err()}
 }
 
-// missing returns the trailer of a failure that is for want of a token; nil for
-// any other.
+// missing returns the trailer of a failure that is for want of a token or of
+// facts; nil for any other.
 func missing(req *provider.Request, err error) metadata.MD {
 	var token *provider.MissingTokenError
-	if !errors.As(err, &token) || !presentable(req, token.Audience) {
-		return nil
+	if errors.As(err, &token) && presentable(req, token.Audience) {
+		return metadata.Pairs(metaMissingAudience, token.Audience)
 	}
-	return metadata.Pairs(metaMissingAudience, token.Audience)
+	var facts *provider.MissingFactsError
+	if errors.As(err, &facts) && askable(req, facts) {
+		if list, err := json.Marshal(facts.Facts); err == nil {
+			return metadata.Pairs(metaMissingFacts, string(list))
+		}
+	}
+	return nil
 }
 
-// withMissing lets a refusal wrap what its trailer says of a missing token.
+// withMissing lets a refusal wrap what its trailer says of a missing token, or
+// of missing facts.
 func withMissing(req *provider.Request, err error, trailer metadata.MD) error {
 	var refusal *Error
-	audiences := trailer.Get(metaMissingAudience)
-	if len(audiences) != 1 || !errors.As(err, &refusal) || refusal.Code != codes.PermissionDenied || !presentable(req, audiences[0]) {
+	if !errors.As(err, &refusal) {
 		return err
 	}
-	refusal.cause = &provider.MissingTokenError{Audience: audiences[0]}
+	audiences, lists := trailer.Get(metaMissingAudience), trailer.Get(metaMissingFacts)
+	switch {
+	case refusal.Code == codes.PermissionDenied && len(audiences) == 1 && presentable(req, audiences[0]):
+		refusal.cause = &provider.MissingTokenError{Audience: audiences[0]}
+	case refusal.Code == codes.InvalidArgument && len(lists) == 1:
+		facts := &provider.MissingFactsError{}
+		if json.Unmarshal([]byte(lists[0]), &facts.Facts) == nil && askable(req, facts) {
+			refusal.cause = facts
+		}
+	}
 	return err
 }
 
-// presentable reports whether the audience, which goes into messages and to
-// the API server, is one short line that shows no secret of the request.
-func presentable(req *provider.Request, audience string) bool {
-	return clean(audience, bearers(req)) == audience
+// presentable reports whether a name, which goes into messages and to the API
+// server, is one short line that shows no secret of the request.
+func presentable(req *provider.Request, name string) bool {
+	return clean(name, bearers(req)) == name
+}
+
+// askable reports whether facts may be asked for by their names.
+func askable(req *provider.Request, missing *provider.MissingFactsError) bool {
+	return missing.Validate() == nil && !slices.ContainsFunc(missing.Facts, func(fact provider.Fact) bool { return !presentable(req, string(fact)) })
 }
 
 // labelled is the failure of a reply that carries an error code.

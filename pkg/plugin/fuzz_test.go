@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
@@ -86,7 +87,7 @@ func FuzzAttributes(f *testing.F) {
 		if err != nil {
 			return // a time that has no RFC 3339 form in UTC
 		}
-		again, err := decodeRequest(message, metadata.Pairs(requestMetadata(req)...))
+		again, err := decodeRequest(message, sent(t, req))
 		if err != nil {
 			t.Fatalf("what was accepted is refused when sent on: %v", err)
 		}
@@ -102,6 +103,59 @@ func FuzzAttributes(f *testing.F) {
 			t.Errorf("the request changes when it is sent on:\n%s", diff)
 		}
 	})
+}
+
+// sent returns the metadata of a request that must be one that can be sent.
+func sent(t *testing.T, req *provider.Request) metadata.MD {
+	t.Helper()
+	pairs, err := requestMetadata(req)
+	if err != nil {
+		t.Fatalf("what was accepted cannot be sent on: %v", err)
+	}
+	return metadata.Pairs(pairs...)
+}
+
+// FuzzFacts gives arbitrary bytes as a driver's facts, and as what a provider
+// says that it misses: nothing is used of them, or they are valid and mean the
+// same when sent on.
+func FuzzFacts(f *testing.F) {
+	for _, text := range []string{
+		``, `null`, `{}`, `[]`, `{"node/a":null}`, `{"node/a":1}`, `{"node/a b":"c"}`, `{"pod/a":"b"}`, `{"node/":""}`, `{"node/a":"\ud800"}`, `["node/a b"]`, `[null]`,
+		`{"serviceaccount/eks.amazonaws.com/role-arn":"arn:aws:iam::1:role/a","node/topology.kubernetes.io/region":""}`,
+		`["serviceaccount/eks.amazonaws.com/role-arn","node/topology.kubernetes.io/region","node/topology.kubernetes.io/region"]`,
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		checkFacts(t, text)
+		req := &provider.Request{}
+		refused := &Error{Code: codes.InvalidArgument}
+		var told *provider.MissingFactsError
+		if !errors.As(withMissing(req, refused, metadata.Pairs(metaMissingFacts, text)), &told) {
+			return
+		}
+		var again *provider.MissingFactsError
+		if err := told.Validate(); err != nil || !errors.As(withMissing(req, &Error{Code: codes.InvalidArgument}, missing(req, refused)), &again) || !cmp.Equal(told, again) {
+			t.Errorf("%q are missing, %v; sent on they are %v", told.Facts, err, again)
+		}
+	})
+}
+
+// checkFacts reads the text as the facts of a request.
+func checkFacts(t *testing.T, text string) {
+	facts, err := decodeFacts(metadata.Pairs(metaFacts, text))
+	if err != nil {
+		if !errors.Is(err, provider.ErrInvalid) {
+			t.Errorf("the refusal %v is not %v", err, provider.ErrInvalid)
+		}
+		return
+	}
+	if err := facts.Validate(); err != nil {
+		t.Errorf("decodeFacts accepted %q: %v", facts, err)
+	}
+	if again, err := decodeFacts(sent(t, &provider.Request{Facts: facts})); err != nil || !cmp.Equal(facts, again) {
+		t.Errorf("the facts %q are %q, %v when they are sent on", facts, again, err)
+	}
 }
 
 // checkRefusal reports a refusal that shows a value of the attributes.

@@ -52,6 +52,9 @@ func decodeRequest(message *v1alpha1.MountRequest, md metadata.MD) (*provider.Re
 		Held:  provider.Held{Versions: decodeVersions(message.GetCurrentObjectVersion()), Lease: lease},
 		Dir:   message.GetTargetPath(),
 	}
+	if req.Facts, err = decodeFacts(md); err != nil {
+		return nil, err
+	}
 	if err := decodeAttributes(message.GetAttributes(), req); err != nil {
 		return nil, err
 	}

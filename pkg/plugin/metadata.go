@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -17,20 +18,49 @@ const (
 	metaLeaseExpires = "keymount-lease-expires"
 	metaRefresh      = "keymount-refresh"
 	metaEmpty        = "keymount-empty"
+	metaFacts        = "keymount-facts-bin"
 
 	metaMissingAudience = "keymount-missing-audience-bin"
+	metaMissingFacts    = "keymount-missing-facts-bin"
 )
 
 // maxLeaseID bounds what a provider may have the driver remember.
 const maxLeaseID = 4096
 
 // requestMetadata returns the key-value pairs for a Mount call.
-func requestMetadata(req *provider.Request) []string {
+func requestMetadata(req *provider.Request) ([]string, error) {
 	pairs := encodeLease(req.Held.Lease)
 	if !strings.ContainsFunc(req.Class, unprintable) { // gRPC would fail the call
 		pairs = append(pairs, metaClass, req.Class)
 	}
-	return pairs
+	if len(req.Facts) == 0 {
+		return pairs, nil
+	}
+	if err := req.Facts.Validate(); err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(req.Facts)
+	return append(pairs, metaFacts, string(text)), err
+}
+
+// decodeFacts reads a JSON object of facts; nothing means that there are none.
+func decodeFacts(md metadata.MD) (provider.Facts, error) {
+	text := first(md, metaFacts)
+	if text == "" {
+		return nil, nil
+	}
+	told, err := decodeStrings("metadata "+metaFacts, text)
+	if err != nil || len(told) == 0 {
+		return nil, err
+	}
+	facts := make(provider.Facts, len(told))
+	for fact, text := range told {
+		facts[provider.Fact(fact)] = text
+	}
+	if err := facts.Validate(); err != nil {
+		return nil, fmt.Errorf("metadata %s: %w", metaFacts, err)
+	}
+	return facts, nil
 }
 
 // replyMetadata returns the headers for the reply to a Mount call.

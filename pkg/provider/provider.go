@@ -46,6 +46,7 @@ type Request struct {
 	Pod         Pod                     // on whose behalf
 	Tokens      Tokens                  // the pod's service account tokens
 	Credentials map[string]secret.Value // the Secret that nodePublishSecretRef names
+	Facts       Facts                   // what the provider missed before, see MissingFactsError
 	Held        Held                    // what the volume holds already; zero on first publish
 	Mode        fs.FileMode             // for files whose object names none
 	Dir         string                  // the mounted target; only for plugins that write into it themselves

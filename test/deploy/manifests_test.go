@@ -30,9 +30,10 @@ const (
 	everything = "test/deploy/testdata/everything.yaml" // every option
 	plugins    = "test/deploy/testdata/plugins.yaml"    // no provider of our own
 	stores     = "test/deploy/testdata/stores.yaml"     // providers of stores in the network
+	aws        = "test/deploy/testdata/aws.yaml"        // a provider that looks things up in the cluster
 )
 
-var rendered = []string{standard, withSync, everything, plugins, stores}
+var rendered = []string{standard, withSync, everything, plugins, stores, aws}
 
 // An object is one document of a manifest.
 type object struct {
@@ -172,10 +173,13 @@ func TestWhatIsInstalledIsWhatTheValuesAskFor(t *testing.T) {
 		everything: slices.Concat(required, people, []string{"DaemonSet secrets", "ServiceAccount secrets-driver",
 			"ClusterRole secretprovidersyncing-role", "RoleBinding secretprovidersyncing-rolebinding", "RoleBinding secretprovidersyncing-rolebinding",
 			"ClusterRole secrets-mint-tokens", "ClusterRoleBinding secrets-mint-tokens",
+			"ClusterRole secrets-lookups", "ClusterRoleBinding secrets-lookups",
 			"ClusterRole secrets-startup-taint", "ClusterRoleBinding secrets-startup-taint",
 			"PodDisruptionBudget secrets", "NetworkPolicy secrets", "Service secrets", "ServiceMonitor secrets"}),
 		plugins: slices.Concat(required, []string{"DaemonSet keymount"}),
 		stores:  slices.Concat(required, people, []string{"DaemonSet keymount", "ServiceAccount keymount"}),
+		aws: slices.Concat(required, people, []string{"DaemonSet keymount", "ServiceAccount keymount",
+			"ClusterRole keymount-lookups", "ClusterRoleBinding keymount-lookups"}),
 		"deploy/manifests/crds.yaml": {"CustomResourceDefinition secretproviderclasses.secrets-store.csi.x-k8s.io",
 			"CustomResourceDefinition secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io"},
 	} {

@@ -16,6 +16,9 @@ func rule(apiGroup, resource, verbs string) rbacv1.PolicyRule {
 	return rbacv1.PolicyRule{APIGroups: []string{apiGroup}, Resources: []string{resource}, Verbs: strings.Fields(verbs)}
 }
 
+// lookups are the rights of a driver that tells providers of the cluster.
+var lookups = []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"serviceaccounts", "nodes"}, Verbs: []string{"get", "list", "watch"}}}
+
 // granted is what each role gives to the driver.
 var granted = map[string][]rbacv1.PolicyRule{
 	"secretproviderclasses-role": {
@@ -30,6 +33,8 @@ var granted = map[string][]rbacv1.PolicyRule{
 	"secrets-mint-tokens": {
 		rule("", "serviceaccounts/token", "create"),
 	},
+	"secrets-lookups":  lookups,
+	"keymount-lookups": lookups,
 	"secrets-startup-taint": {
 		rule("", "nodes", "get patch"),
 	},
@@ -40,9 +45,11 @@ func TestTheDriverHasTheRightsItNeedsAndNoOther(t *testing.T) {
 	for file, want := range map[string]map[string][]string{
 		standard: {"secretproviderclasses-role": {"the cluster"}},
 		plugins:  {"secretproviderclasses-role": {"the cluster"}},
+		stores:   {"secretproviderclasses-role": {"the cluster"}},
+		aws:      {"secretproviderclasses-role": {"the cluster"}, "keymount-lookups": {"the cluster"}},
 		withSync: {"secretproviderclasses-role": {"the cluster"}, "secretprovidersyncing-role": {"the cluster"}},
 		everything: {"secretproviderclasses-role": {"the cluster"}, "secrets-startup-taint": {"the cluster"},
-			"secrets-mint-tokens": {"the cluster"}, "secretprovidersyncing-role": {"shop", "shop-test"}},
+			"secrets-mint-tokens": {"the cluster"}, "secrets-lookups": {"the cluster"}, "secretprovidersyncing-role": {"shop", "shop-test"}},
 	} {
 		account := rbacv1.Subject{Kind: "ServiceAccount", Namespace: "kube-system", Name: podOf(t, file).ServiceAccountName}
 		got := map[string][]string{}

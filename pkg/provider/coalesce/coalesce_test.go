@@ -121,6 +121,7 @@ func TestWhatIsPartOfTheIdentity(t *testing.T) {
 		calls  int
 	}{
 		{"another pod of the same account shares", func(*provider.Request) {}, 1},
+		{"facts, which are of the account and the node, share", func(r *provider.Request) { r.Facts = provider.Facts{provider.NodeLabel("zone"): "a"} }, 1},
 		{"another class does not share", func(r *provider.Request) { r.Class = "default/other" }, 2},
 		{"another namespace does not share", func(r *provider.Request) { r.Pod.Namespace = "other" }, 2},
 		{"another service account does not share", func(r *provider.Request) { r.Pod.ServiceAccount = "other" }, 2},

@@ -18,7 +18,8 @@ import (
 type key [sha256.Size]byte
 
 // key leaves out which pod asks and with which token: two pods of a service
-// account get the same answer. What a volume holds is looked at later.
+// account get the same answer. It leaves out facts, which are of the account
+// and of the node. What a volume holds is looked at later.
 func (g *Group) key(name string, req *provider.Request) key {
 	h := hasher{hmac.New(sha256.New, g.secret[:])}
 	h.text(name)
@@ -89,6 +90,7 @@ func clone(req *provider.Request) *provider.Request {
 	own.Parameters = maps.Clone(req.Parameters)
 	own.Tokens = maps.Clone(req.Tokens)
 	own.Credentials = maps.Clone(req.Credentials)
+	own.Facts = maps.Clone(req.Facts)
 	own.Held.Versions = maps.Clone(req.Held.Versions)
 	return &own
 }

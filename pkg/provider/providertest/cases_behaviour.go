@@ -111,6 +111,7 @@ func requestIsNotModified(s *suite) {
 		before.Parameters = maps.Clone(req.Parameters)
 		before.Tokens = maps.Clone(req.Tokens)
 		before.Credentials = maps.Clone(req.Credentials)
+		before.Facts = maps.Clone(req.Facts)
 		before.Held.Versions = maps.Clone(req.Held.Versions)
 		_, _ = s.try(s.Context(), req)
 		if diff := cmp.Diff(&before, req, cmp.Comparer(secret.Value.Equal)); diff != "" {

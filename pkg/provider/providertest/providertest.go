@@ -35,8 +35,9 @@ type Backend interface {
 	// Delete removes the object of that name.
 	Delete(t testing.TB, name string)
 	// Request returns a new request for the objects, made by an identity that
-	// may read them all. It must not judge the objects: a path that leaves the
-	// volume is the provider's to refuse.
+	// may read them all, with the tokens and facts that the provider needs. It
+	// must not judge the objects: a path that leaves the volume is the
+	// provider's to refuse.
 	Request(t testing.TB, objects ...Object) *provider.Request
 }
 
