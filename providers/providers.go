@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/keymount/keymount/pkg/provider"
+	"github.com/keymount/keymount/providers/aws"
 	"github.com/keymount/keymount/providers/file"
 	"github.com/keymount/keymount/providers/vault"
 )
@@ -43,6 +44,9 @@ func AddFlags(fs *pflag.FlagSet) *Set {
 			return vault.New(product, &server)
 		})
 	}
+	var cloud aws.Options
+	cloud.AddFlags(fs)
+	set.add("aws", func() (provider.Provider, error) { return aws.New(&cloud) })
 	return set
 }
 

@@ -97,16 +97,9 @@ func run(ctx context.Context, s settings, set *providers.Set) error {
 	if len(opts.AllowedUIDs) > 0 {
 		opts.AllowedUIDs = append(opts.AllowedUIDs, uint32(os.Getuid())) // of the probe
 	}
-	var sockets []socket
-	for _, name := range slices.Compact(slices.Sorted(slices.Values(s.names))) {
-		opened, err := s.open(name, set)
-		if err != nil {
-			for _, other := range sockets {
-				err = errors.Join(err, other.listener.Close(), other.close())
-			}
-			return err
-		}
-		sockets = append(sockets, opened)
+	sockets, err := s.open(set)
+	if err != nil {
+		return err
 	}
 	if len(sockets) == 0 {
 		return fmt.Errorf("--providers is empty: name some of %s", strings.Join(set.Names(), ", "))
@@ -124,8 +117,9 @@ func run(ctx context.Context, s settings, set *providers.Set) error {
 
 // A socket is a provider and where it is served.
 type socket struct {
+	name     string
 	provider provider.Provider
-	listener net.Listener
+	listener net.Listener // nil until it is listened on
 }
 
 // close lets the provider go, if it holds anything.
@@ -136,15 +130,33 @@ func (s socket) close() error {
 	return nil
 }
 
-func (s settings) open(name string, set *providers.Set) (socket, error) {
-	p, err := set.New(name)
-	if err != nil {
-		return socket{}, err
+// open makes all providers, and then a socket for each: what one of them cannot
+// be made of leaves no trace.
+func (s settings) open(set *providers.Set) (sockets []socket, err error) {
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, opened := range sockets {
+			if opened.listener != nil {
+				err = errors.Join(err, opened.listener.Close())
+			}
+			err = errors.Join(err, opened.close())
+		}
+	}()
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(s.names))) {
+		p, err := set.New(name)
+		if err != nil {
+			return sockets, err
+		}
+		sockets = append(sockets, socket{name: name, provider: p})
 	}
-	opened := socket{provider: p}
-	opened.listener, err = serve.Listen("unix:"+filepath.Join(s.socketDir, name+".sock"), &serve.ListenOptions{Dir: 0o755})
-	if err != nil {
-		return socket{}, errors.Join(fmt.Errorf("provider %q: %w", name, err), opened.close())
+	for i := range sockets {
+		made := &sockets[i]
+		made.listener, err = serve.Listen("unix:"+filepath.Join(s.socketDir, made.name+".sock"), &serve.ListenOptions{Dir: 0o755})
+		if err != nil {
+			return sockets, fmt.Errorf("provider %q: %w", made.name, err)
+		}
 	}
-	return opened, nil
+	return sockets, nil
 }
