@@ -1,9 +1,10 @@
 package script
 
 import (
-	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/keymount/keymount/pkg/class"
 	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/secret"
+	"github.com/keymount/keymount/providers/aws"
 	"github.com/keymount/keymount/providers/file"
 	"github.com/keymount/keymount/providers/vault"
 )
@@ -186,32 +188,49 @@ func mustBeClass(t *testing.T, place, text string) {
 				t.Errorf("%s: the file provider says %v", place, err)
 			}
 		case "vault", "openbao":
-			if err := fetchNothing(t, vault.Product(c.Provider), c); provider.Reason(err) != "Unavailable" { // nobody waits for the server
-				t.Errorf("%s: the provider %s says %v", place, c.Provider, err)
+			server, err := vault.New(vault.Product(c.Provider), nil)
+			if err != nil {
+				t.Fatal(err)
 			}
+			mustBeAsked(t, place, server, c)
+		case "aws":
+			cloud, err := aws.New(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustBeAsked(t, place, cloud, c)
 		}
 	}
 }
 
-// fetchNothing asks for the volume of a class in a call that has ended, so
-// that what the provider says is of the class alone.
-func fetchNothing(t *testing.T, product vault.Product, c *class.Class) error {
+// mustBeAsked checks that a class is one that a provider would ask its store
+// for: in a call that has ended, nobody waits for the store.
+func mustBeAsked(t *testing.T, place string, p provider.Provider, c *class.Class) {
 	t.Helper()
-	p, err := vault.New(product, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	credential := secret.New([]byte("example-word"))
-	_, err = p.Fetch(ctx, &provider.Request{
+	tokens := make(provider.Tokens)
+	for _, audience := range []string{c.Parameters["audience"], c.Provider, "sts.amazonaws.com", "pods.eks.amazonaws.com"} {
+		tokens[audience] = provider.Token{Value: credential}
+	}
+	_, err := p.Fetch(ctx, &provider.Request{
 		Class: c.Name.String(), Parameters: c.ProviderParameters(), Mode: 0o644,
 		Pod:         provider.Pod{Namespace: "shop", Name: "web", UID: "1", ServiceAccount: "web"},
-		Tokens:      provider.Tokens{cmp.Or(c.Parameters["audience"], string(product)): {Value: credential}},
+		Tokens:      tokens,
 		Credentials: map[string]secret.Value{"role_id": credential, "secret_id": credential, "token": credential},
+		Facts: provider.Facts{
+			provider.ServiceAccountAnnotation("eks.amazonaws.com/role-arn"): "arn:aws:iam::123456789012:role/shop",
+			provider.ServiceAccountAnnotation("eks.amazonaws.com/audience"): "",
+			provider.NodeLabel("topology.kubernetes.io/region"):             "eu-west-1",
+		},
 	})
-	return err
+	if closer, ok := p.(io.Closer); ok {
+		err = errors.Join(err, closer.Close())
+	}
+	if provider.Reason(err) != "Unavailable" {
+		t.Errorf("%s: the provider %s says %v", place, c.Provider, err)
+	}
 }
 
 // mustBePolicy checks that the file provider follows text as its policy: it
