@@ -21,7 +21,7 @@ func TestEndToEnd(t *testing.T) {
 	s := newSuite(t)
 	s.prepare(t)
 	for _, scenarios := range [][]scenario{
-		publishing, rotating, syncing, rights, outages, stores, scaling, disruptions, migrations, secrecy,
+		publishing, rotating, syncing, rights, outages, stores, clouds, scaling, disruptions, migrations, secrecy,
 	} {
 		for _, c := range scenarios {
 			if c.local && !s.Local {

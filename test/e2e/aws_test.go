@@ -1,0 +1,186 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/keymount/keymount/providers/aws/awstest"
+)
+
+var clouds = []scenario{
+	{"pods read AWS with the role of their service account, whose region is the node's", true, awsPods},
+}
+
+const (
+	awsRegion     = "eu-west-1"
+	clusterIssuer = "https://kubernetes.default.svc" // issuer of the node's tokens
+)
+
+// An awsWorld is the node with AWS in the test's own process.
+type awsWorld struct {
+	*suite
+	*awstest.Server
+	home *awstest.Region
+	ns   string
+}
+
+// awsPods runs the steps in their order, up to one that fails.
+func awsPods(t *testing.T, s *suite) {
+	w := newAWSWorld(t, s)
+	defer s.install(t)
+	for _, step := range []struct {
+		name string
+		run  func(*awsWorld, *testing.T)
+	}{
+		{"pods of one service account get secrets and parameters, with one login", (*awsWorld).gives},
+		{"a new version reaches a running pod", (*awsWorld).rotates},
+		{"another role of the account counts at the next poll", (*awsWorld).changesRole},
+		{"who has no role, a role that may not, or another's role waits, and says why", (*awsWorld).refuses},
+		{"neither logs nor the API server have a secret", (*awsWorld).keepsSecrets},
+	} {
+		if !t.Run(step.name, func(t *testing.T) { step.run(w, t) }) {
+			return
+		}
+	}
+}
+
+// newAWSWorld starts AWS where pods reach it, lets it trust the cluster, and
+// installs the chart with the provider.
+func newAWSWorld(t *testing.T, s *suite) *awsWorld {
+	t.Helper()
+	node, _ := s.addresses(t)
+	w := &awsWorld{suite: s, Server: awstest.New(t, &awstest.Options{Listen: net.JoinHostPort(node, "0")}), ns: s.namespace(t)}
+	w.home = w.Region(awsRegion)
+	keys, err := s.kubectl(t.Context(), "", "get", "--raw", "/openid/v1/jwks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Trust(clusterIssuer, []byte(keys))
+	for _, name := range []string{"shop", "audit", "poor"} {
+		w.Role(role(name), awstest.Role{Subjects: []string{"system:serviceaccount:" + w.ns + ":web", "system:serviceaccount:" + w.ns + ":poor"}})
+	}
+	w.label(t, "topology.kubernetes.io/region="+awsRegion)
+	t.Cleanup(func() { w.label(t, "topology.kubernetes.io/region-") })
+	s.install(t, "providers.enabled={file,aws}", "rotation.interval=5s", "csiDriver.tokenRequests[2].audience=sts.amazonaws.com",
+		"providers.env[0].name=AWS_ENDPOINT_URL", "providers.env[0].value="+w.URL,
+		"providers.env[1].name=AWS_ENDPOINT_URL_STS", "providers.env[1].value="+w.URL)
+	for account, name := range map[string]string{"web": "shop", "poor": "poor"} {
+		w.account(t, w.ns, account, role(name))
+	}
+	w.apply(t, w.ns, awsClass)
+	return w
+}
+
+func role(name string) string { return "arn:aws:iam::123456789012:role/" + name }
+
+const awsClass = `apiVersion: secrets-store.csi.x-k8s.io/v1
+kind: SecretProviderClass
+metadata: {name: shop}
+spec:
+  provider: aws
+  parameters:
+    objects: |
+      - {objectName: shop/db, objectType: secretsmanager, objectAlias: db.json, jmesPath: [{path: password, objectAlias: password}]}
+      - {objectName: shop/license, objectType: secretsmanager}
+      - {objectName: /shop/flags, objectType: ssmparameter}
+      - {objectName: /shop/rate, objectType: ssmparameter}
+`
+
+// label changes a label of the node.
+func (w *awsWorld) label(t *testing.T, label string) {
+	t.Helper()
+	if _, err := w.kubectl(context.WithoutCancel(t.Context()), "", "label", "node", "--all", "--overwrite", label); err != nil {
+		t.Error(err)
+	}
+}
+
+// account makes a service account that has the role; without one it has none.
+func (w *awsWorld) account(t *testing.T, namespace, name, role string) {
+	t.Helper()
+	annotations := "{}"
+	if role != "" {
+		annotations = fmt.Sprintf("{eks.amazonaws.com/role-arn: %q}", role)
+	}
+	w.apply(t, namespace, fmt.Sprintf("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: %s, annotations: %s}\n", name, annotations))
+}
+
+// as returns a pod of a service account.
+func as(name, account string) podSpec {
+	return podSpec{name: name, classes: []string{"shop"}, more: "  serviceAccountName: " + account + "\n"}
+}
+
+func (w *awsWorld) gives(t *testing.T) {
+	password, license, flags, rate := w.canary(), w.canary(), w.canary(), w.canary()
+	document := fmt.Sprintf(`{"password":%q}`, password)
+	w.home.PutSecret("shop/db", []byte(document))
+	w.home.PutSecret("shop/license", []byte(license))
+	w.home.PutParameter("/shop/flags", flags)
+	w.home.PutParameter("/shop/rate", rate)
+	w.Forget()
+	for _, pod := range []string{"one", "two", "three"} {
+		w.apply(t, w.ns, w.pod(as(pod, "web")))
+	}
+	for _, pod := range []string{"one", "two", "three"} {
+		w.awaitStart(t, w.ns, pod)
+		for file, want := range map[string]string{"db.json": document, "password": password, "shop_license": license, "_shop_flags": flags, "_shop_rate": rate} {
+			w.sees(t, w.ns, pod, "/secrets/shop/"+file, want)
+		}
+	}
+	if logins := w.Count("sts:AssumeRoleWithWebIdentity"); logins != 1 {
+		t.Errorf("%d logins of one service account, want 1", logins)
+	}
+	session := "arn:aws:sts::123456789012:assumed-role/shop/" + w.ns + "-web"
+	for _, call := range w.Calls() {
+		if call.Code != "" || call.Operation != "sts:AssumeRoleWithWebIdentity" && (call.Principal != session || call.Region != awsRegion) {
+			t.Errorf("%+v, want a call by %s in %s", call, session, awsRegion)
+		}
+	}
+}
+
+func (w *awsWorld) rotates(t *testing.T) {
+	license, rate := w.canary(), w.canary()
+	w.home.PutSecret("shop/license", []byte(license))
+	w.home.PutParameter("/shop/rate", rate)
+	w.sees(t, w.ns, "one", "/secrets/shop/shop_license", license)
+	w.sees(t, w.ns, "one", "/secrets/shop/_shop_rate", rate)
+}
+
+func (w *awsWorld) changesRole(t *testing.T) {
+	w.account(t, w.ns, "web", role("audit"))
+	w.eventually(t, "the pods read with the other role", func(context.Context) error {
+		for _, call := range w.Calls() {
+			if strings.Contains(call.Principal, ":assumed-role/audit/") && call.Operation == "secretsmanager:BatchGetSecretValue" {
+				return nil
+			}
+		}
+		return fmt.Errorf("none of %d calls was made with it", len(w.Calls()))
+	})
+}
+
+func (w *awsWorld) refuses(t *testing.T) {
+	other := w.namespace(t)
+	w.account(t, w.ns, "none", "")
+	w.account(t, other, "web", role("shop"))
+	w.apply(t, other, awsClass)
+	w.Deny(role("poor"), "secretsmanager:GetSecretValue", "shop/license")
+	for _, c := range []struct{ namespace, pod, account, says string }{
+		{w.ns, "without", "none", "An IAM role must be associated with service account none (namespace: " + w.ns + ")"},
+		{w.ns, "denied", "poor", "is not authorized to perform: secretsmanager:GetSecretValue on resource"},
+		{other, "stranger", "web", "AssumeRoleWithWebIdentity of role " + role("shop") + ": AccessDenied"},
+	} {
+		w.apply(t, c.namespace, w.pod(as(c.pod, c.account)))
+		w.event(t, c.namespace, c.pod, "FailedMount", regexp.QuoteMeta(c.says))
+		if err := w.ready(t.Context(), c.namespace, c.pod); err == nil {
+			t.Errorf("pod %s runs", c.pod)
+		}
+	}
+}
+
+func (w *awsWorld) keepsSecrets(t *testing.T) {
+	w.searchPods(t)
+	w.searchLogs(t)
+}
