@@ -132,7 +132,7 @@ func (f *fetch) settle(r *read) (a answer, asked bool, err error) {
 	if found || !asked {
 		return a, asked, nil
 	}
-	return a, true, fmt.Errorf("Failed to fetch secret from all regions: %w", joined(outages)) //nolint:staticcheck // a text that people search for
+	return a, true, fmt.Errorf("Failed to fetch secret from all regions: %w", joined(outages)) // a text that people search for
 }
 
 // failed names the first object that is made of a read.

@@ -173,7 +173,7 @@ func (p parameters) objects(mode fs.FileMode) ([]object, error) {
 	}
 	list, err := params.Objects[item](p.values, "objects")
 	if err != nil {
-		return nil, fmt.Errorf("Failed to load SecretProviderClass: %w", err) //nolint:staticcheck // a text that people search for
+		return nil, fmt.Errorf("Failed to load SecretProviderClass: %w", err) // a text that people search for
 	}
 	objects := make([]object, len(list))
 	for i, item := range list {
@@ -191,7 +191,7 @@ func (n item) object(naming func(string) string, fallback fs.FileMode, failover 
 		file: file{mode: n.FilePermission.Or(fallback), encoding: n.Encoding}, optional: n.Optional,
 	}
 	if n.ObjectName == "" {
-		return o, errors.New("Object name must be specified") //nolint:staticcheck // a text that people search for
+		return o, errors.New("Object name must be specified") // a text that people search for
 	}
 	o.alias = n.ObjectAlias
 	o.file.path = naming(n.ObjectName)

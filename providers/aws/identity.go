@@ -106,7 +106,7 @@ func (i *identity) complete(req *provider.Request) error {
 		switch {
 		case i.role == "":
 			// A text that people search for.
-			return fmt.Errorf("An IAM role must be associated with service account %s (namespace: %s): "+ //nolint:staticcheck // see above
+			return fmt.Errorf("An IAM role must be associated with service account %s (namespace: %s): "+
 				"annotate it with eks.amazonaws.com/role-arn, or set the parameter roleArn: %w", req.Pod.ServiceAccount, req.Pod.Namespace, provider.ErrInvalid)
 		case !isRole(i.role):
 			return fmt.Errorf("the annotation eks.amazonaws.com/role-arn of service account %s is no ARN of an IAM role: %.200s: %w", i.account, i.role, provider.ErrInvalid)

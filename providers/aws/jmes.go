@@ -37,15 +37,15 @@ func (j jmesItem) extract(naming func(string) string, parent fs.FileMode) (extra
 	e := extract{alias: j.ObjectAlias, path: j.Path, optional: j.Optional}
 	switch {
 	case j.Path == "":
-		return e, errors.New("Path must be specified for JMES object") //nolint:staticcheck // see above
+		return e, errors.New("Path must be specified for JMES object")
 	case j.ObjectAlias == "":
-		return e, errors.New("Object alias must be specified for JMES object") //nolint:staticcheck // see above
+		return e, errors.New("Object alias must be specified for JMES object")
 	case len(j.Path) > maxPath:
-		return e, fmt.Errorf("Invalid JMES Path: longer than %d bytes", maxPath) //nolint:staticcheck // see above
+		return e, fmt.Errorf("Invalid JMES Path: longer than %d bytes", maxPath)
 	}
 	var err error
 	if e.compiled, err = jmespath.Compile(j.Path); err != nil {
-		return e, fmt.Errorf("Invalid JMES Path: %s: %w", j.Path, err) //nolint:staticcheck // see above
+		return e, fmt.Errorf("Invalid JMES Path: %s: %w", j.Path, err)
 	}
 	e.file = file{naming(j.ObjectAlias), j.FilePermission.Or(parent), j.Encoding}
 	return e, nil
@@ -56,7 +56,7 @@ func (j jmesItem) extract(naming func(string) string, parent fs.FileMode) (extra
 func parseDocument(text secret.Value) (any, error) {
 	var document any
 	if err := json.Unmarshal(text.Reveal(), &document); err != nil {
-		return nil, fmt.Errorf("Invalid JSON used with jmesPath in secret: %w", provider.ErrInvalid) //nolint:staticcheck // a text that people search for
+		return nil, fmt.Errorf("Invalid JSON used with jmesPath in secret: %w", provider.ErrInvalid) // a text that people search for
 	}
 	return document, nil
 }
@@ -90,7 +90,7 @@ func encode(found any) ([]byte, error) {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
-	if encoder.Encode(found) != nil {
+	if err := encoder.Encode(found); err != nil { // nothing but NaN is left
 		return nil, errNoJSON
 	}
 	return bytes.TrimSuffix(text.Bytes(), []byte("\n")), nil

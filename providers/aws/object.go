@@ -39,16 +39,16 @@ func serviceOf(name, objectType string) (service, error) {
 	if !strings.HasPrefix(name, arnPrefix) {
 		switch s := service(objectType); {
 		case s == "":
-			return "", fmt.Errorf("Must use objectType when a full ARN is not specified: %s", name) //nolint:staticcheck // see above
+			return "", fmt.Errorf("Must use objectType when a full ARN is not specified: %s", name)
 		case s != secretsManager && s != parameterStore:
-			return "", fmt.Errorf("Invalid objectType: %s: want %s or %s", objectType, secretsManager, parameterStore) //nolint:staticcheck // see above
+			return "", fmt.Errorf("Invalid objectType: %s: want %s or %s", objectType, secretsManager, parameterStore)
 		default:
 			return s, nil
 		}
 	}
 	parsed, err := arn.Parse(name)
 	if err != nil {
-		return "", fmt.Errorf("Invalid ARN format in object name: %s", name) //nolint:staticcheck // see above
+		return "", fmt.Errorf("Invalid ARN format in object name: %s", name)
 	}
 	s := service(parsed.Service)
 	if parsed.Service == parameterStore.arnService() {
@@ -56,7 +56,7 @@ func serviceOf(name, objectType string) (service, error) {
 	}
 	switch {
 	case s.arnService() != parsed.Service || s != secretsManager && s != parameterStore:
-		return "", fmt.Errorf("Invalid service in ARN: %s", parsed.Service) //nolint:staticcheck // see above
+		return "", fmt.Errorf("Invalid service in ARN: %s", parsed.Service)
 	case objectType != "" && service(objectType) != s:
 		return "", fmt.Errorf("objectType does not match ARN: %s", name)
 	default:

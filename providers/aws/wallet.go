@@ -112,7 +112,7 @@ func (w *wallet) land(key string, f *flight) {
 		f.creds.CanExpire, f.creds.Expires = true, now.Add(time.Hour)
 	}
 	margin := min(early, f.creds.Expires.Sub(now)/4)
-	renew := f.creds.Expires.Add(-margin - rand.N(max(margin, 1))) //nolint:gosec // when is no secret
+	renew := f.creds.Expires.Add(-margin - rand.N(max(margin, 1)))
 	if w.kept == nil {
 		w.kept = make(map[string]kept)
 	}
