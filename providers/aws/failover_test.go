@@ -39,7 +39,7 @@ func TestTheFirstRegionCountsAndBothAreAsked(t *testing.T) {
 	b, ask := twoRegions(t, nil)
 	b.Forget()
 	held := b.fetch(t, ask())
-	expect(t, "files", read1(held), atHome)
+	expect(t, "files", contents(held), atHome)
 	regions := make(map[string]int)
 	for _, call := range b.Calls() {
 		regions[call.Region+" "+call.Operation]++
@@ -75,13 +75,13 @@ func TestAnOutageOfOneRegionIsBridged(t *testing.T) {
 			b, ask := twoRegions(t, nil)
 			c.spoil(b, b.home)
 			held := b.fetch(t, ask())
-			expect(t, "files while the first is out of order", read1(held), away)
+			expect(t, "files while the first is out of order", contents(held), away)
 			b.home.Repair()
 			for _, operation := range []string{"secretsmanager:BatchGetSecretValue", "secretsmanager:GetSecretValue", "ssm:GetParameters"} {
 				b.home.Fail(operation, awstest.Fault{})
 			}
 			c.spoil(b, b.away)
-			expect(t, "files while the second is out of order", read1(b.poll(t, ask(), held)), atHome)
+			expect(t, "files while the second is out of order", contents(b.poll(t, ask(), held)), atHome)
 		})
 	}
 }
@@ -93,7 +93,7 @@ func TestARegionThatHangsIsBridgedInTime(t *testing.T) {
 		b, ask := twoRegions(t, &awstest.Options{Pipe: true})
 		b.home.Hang()
 		began := time.Now()
-		expect(t, "files", read1(b.fetch(t, ask())), away)
+		expect(t, "files", contents(b.fetch(t, ask())), away)
 		if took := time.Since(began); took > 2*regionTimeout+time.Second {
 			t.Errorf("it took %v", took)
 		}
@@ -189,7 +189,7 @@ func TestAFailoverObjectHasAnotherName(t *testing.T) {
 	b.away.PutSecret("replica", []byte("away"))
 	objects := "- {objectName: db, objectAlias: file, objectType: secretsmanager, failoverObject: {objectName: replica}}"
 	both := map[string]string{"failoverRegion": otherRegion}
-	expect(t, "files", read1(b.fetch(t, b.ask(objects, both))), map[string]string{"file": "home"})
+	expect(t, "files", contents(b.fetch(t, b.ask(objects, both))), map[string]string{"file": "home"})
 	b.home.Break()
-	expect(t, "files", read1(b.fetch(t, b.ask(objects, both))), map[string]string{"file": "away"})
+	expect(t, "files", contents(b.fetch(t, b.ask(objects, both))), map[string]string{"file": "away"})
 }

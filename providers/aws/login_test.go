@@ -51,7 +51,7 @@ func TestRoleAudienceAndRegionComeFromTheCluster(t *testing.T) {
 	label := provider.NodeLabel(regionLabel)
 	expect(t, "missing facts", missing.Facts, []provider.Fact{roleAnnotation, audienceAnnotation, label})
 	req.Facts = provider.Facts{roleAnnotation: testRole, audienceAnnotation: "", label: testRegion}
-	expect(t, "files", read1(b.fetch(t, req)), map[string]string{"db": "x"})
+	expect(t, "files", contents(b.fetch(t, req)), map[string]string{"db": "x"})
 
 	req.Facts[audienceAnnotation] = "own.audience"
 	_, err = b.provider.Fetch(t.Context(), req)
@@ -232,7 +232,7 @@ func TestPodIdentity(t *testing.T) {
 				b.refused(t, req, provider.ErrUnavailable, c.fails, "by EKS Pod Identity")
 				return
 			}
-			expect(t, "files", read1(b.fetch(t, req)), map[string]string{"db": "x"})
+			expect(t, "files", contents(b.fetch(t, req)), map[string]string{"db": "x"})
 		})
 	}
 	b := newBackend(t)
@@ -255,7 +255,7 @@ func TestNodeCredentialsAreForWhoAsksAndMay(t *testing.T) {
 	b.refused(t, b.ask(list(secretsManager, "db"), map[string]string{"roleArn": "arn:aws:iam::123456789012:role/nobody"}), provider.ErrDenied, "role/nobody")
 	req := b.ask(list(secretsManager, "db"), node)
 	req.Tokens = nil
-	expect(t, "files", read1(b.fetch(t, req)), map[string]string{"db": "x"})
+	expect(t, "files", contents(b.fetch(t, req)), map[string]string{"db": "x"})
 }
 
 // Endpoints are the SDK's: by region and partition, and by the environment.

@@ -39,8 +39,8 @@ func (b *backend) fetch(t testing.TB, req *provider.Request) *provider.Bundle {
 	return bundle
 }
 
-// read returns the files of a bundle.
-func read1(bundle *provider.Bundle) map[string]string {
+// contents returns the files of a bundle.
+func contents(bundle *provider.Bundle) map[string]string {
 	files := make(map[string]string)
 	for _, f := range bundle.Files {
 		files[f.Path] = string(f.Data.Reveal())
@@ -162,7 +162,7 @@ func TestAChangeCostsOneMoreCallAndIsSeen(t *testing.T) {
 	b.Forget()
 	held = b.poll(t, b.ask(objects), held)
 	expect(t, "calls", b.counts(), map[string]int{"secretsmanager:DescribeSecret": 1, "secretsmanager:GetSecretValue": 1})
-	expect(t, "files", read1(held), map[string]string{"db": "two"})
+	expect(t, "files", contents(held), map[string]string{"db": "two"})
 	expect(t, "versions", held.Versions, provider.Versions{"db": version})
 }
 
@@ -174,7 +174,7 @@ func TestWhatIsPinnedCostsNothing(t *testing.T) {
 	b.home.PutParameter("p", "two")
 	objects := fmt.Sprintf("[{objectName: db, objectType: secretsmanager, objectVersion: %s}, {objectName: p, objectType: ssmparameter, objectVersion: 1}]", version)
 	held := b.fetch(t, b.ask(objects))
-	expect(t, "files", read1(held), map[string]string{"db": "one", "p": "one"})
+	expect(t, "files", contents(held), map[string]string{"db": "one", "p": "one"})
 	b.Forget()
 	if !b.poll(t, b.ask(objects), held).Unchanged {
 		t.Error("a pinned version changed")
@@ -192,13 +192,13 @@ func TestStagesAndLabelsMove(t *testing.T) {
 	b.home.LabelParameter("p", 1, "blue")
 	objects := "[{objectName: db, objectType: secretsmanager, objectVersionLabel: blue}, {objectName: p, objectType: ssmparameter, objectVersionLabel: blue}]"
 	held := b.fetch(t, b.ask(objects))
-	expect(t, "files", read1(held), map[string]string{"db": "one", "p": "one"})
+	expect(t, "files", contents(held), map[string]string{"db": "one", "p": "one"})
 	if held = b.poll(t, b.ask(objects), held); !held.Unchanged {
 		t.Error("a poll found a change that is none")
 	}
 	b.home.StageSecret("db", "blue", second)
 	b.home.LabelParameter("p", 2, "blue")
-	expect(t, "files after the move", read1(b.poll(t, b.ask(objects), held)), map[string]string{"db": "two", "p": "two"})
+	expect(t, "files after the move", contents(b.poll(t, b.ask(objects), held)), map[string]string{"db": "two", "p": "two"})
 }
 
 // One parameter twice in a call used to give both files one of its values.
@@ -215,7 +215,7 @@ func TestOneParameterInTwoVersionsIsTwoValues(t *testing.T) {
 - {objectName: "arn:aws:ssm:eu-west-1:123456789012:parameter/app/p", objectAlias: c, objectVersion: 1}
 - {objectName: q, objectType: ssmparameter}
 `))
-	expect(t, "files", read1(bundle), map[string]string{"a": "one", "b": "two", "c": "one", "q": "three"})
+	expect(t, "files", contents(bundle), map[string]string{"a": "one", "b": "two", "c": "one", "q": "three"})
 	expect(t, "calls", b.counts()["ssm:GetParameters"], 3)
 }
 
@@ -228,7 +228,7 @@ func TestAParameterThatIsMadeAnewHasAnotherVersion(t *testing.T) {
 		time.Sleep(time.Second)
 		b.home.DeleteParameter("p")
 		b.home.PutParameter("p", "two")
-		expect(t, "files", read1(b.poll(t, b.ask(list(parameterStore, "p")), held)), map[string]string{"p": "two"})
+		expect(t, "files", contents(b.poll(t, b.ask(list(parameterStore, "p")), held)), map[string]string{"p": "two"})
 	})
 }
 
@@ -243,7 +243,7 @@ func TestSecretsAreCalledByNameAndARN(t *testing.T) {
 - {objectName: %q, objectAlias: arn}
 - {objectName: %q, objectAlias: partial}
 `, arns["app/b"], arns["app/c"][:len(arns["app/c"])-len("-AbCdEf")])))
-	expect(t, "files", read1(bundle), map[string]string{"name": "1", "arn": "2", "partial": "\x00\xff\x01"})
+	expect(t, "files", contents(bundle), map[string]string{"name": "1", "arn": "2", "partial": "\x00\xff\x01"})
 	expect(t, "single reads", b.Count("secretsmanager:GetSecretValue"), 0)
 }
 
@@ -266,7 +266,7 @@ func TestABatchOfLargeSecretsIsReadToItsEnd(t *testing.T) {
 		b.home.PutSecret(name, []byte(want[name]))
 	}
 	b.Forget()
-	expect(t, "files", read1(b.fetch(t, b.ask(list(secretsManager, names...)))), want)
+	expect(t, "files", contents(b.fetch(t, b.ask(list(secretsManager, names...)))), want)
 	if calls := b.counts(); calls["secretsmanager:BatchGetSecretValue"] < 2 || calls["secretsmanager:GetSecretValue"] > 0 {
 		t.Errorf("calls %v, want several pages and nothing else", calls)
 	}
@@ -305,7 +305,7 @@ func TestAnOptionalObjectComesAndGoes(t *testing.T) {
 			b.Put(t, "there", []byte("x"))
 			objects := list(service, "there") + fmt.Sprintf("- {objectName: maybe, objectType: %s, optional: true}\n", service)
 			held := b.fetch(t, b.ask(objects))
-			expect(t, "files", slices.Collect(maps.Keys(read1(held))), []string{"there"})
+			expect(t, "files", slices.Collect(maps.Keys(contents(held))), []string{"there"})
 			if !b.poll(t, b.ask(objects), held).Unchanged {
 				t.Error("what is still absent is a change")
 			}

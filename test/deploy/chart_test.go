@@ -104,14 +104,16 @@ func TestTheTableOfValuesIsComplete(t *testing.T) {
 	}
 }
 
-// The example of README.md is one of the variants that are rendered and tested.
-func TestTheExampleOfValuesIsRendered(t *testing.T) {
-	text, err := os.ReadFile("testdata/values-stores.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, example, _ := strings.Cut(string(text), "\n")
-	if !strings.Contains(string(read(t, "README.md")), "```yaml\n"+example+"```\n") {
-		t.Error("README.md does not show testdata/values-stores.yaml without its first line")
+// The examples of README.md are variants that are rendered and tested.
+func TestTheExamplesOfValuesAreRendered(t *testing.T) {
+	for _, name := range []string{"values-stores.yaml", "values-aws.yaml"} {
+		text, err := os.ReadFile("testdata/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, example, _ := strings.Cut(string(text), "\n")
+		if !strings.Contains(string(read(t, "README.md")), "```yaml\n"+example+"```\n") {
+			t.Errorf("README.md does not show testdata/%s without its first line", name)
+		}
 	}
 }

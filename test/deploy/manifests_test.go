@@ -179,7 +179,7 @@ func TestWhatIsInstalledIsWhatTheValuesAskFor(t *testing.T) {
 		plugins: slices.Concat(required, []string{"DaemonSet keymount"}),
 		stores:  slices.Concat(required, people, []string{"DaemonSet keymount", "ServiceAccount keymount"}),
 		aws: slices.Concat(required, people, []string{"DaemonSet keymount", "ServiceAccount keymount",
-			"ClusterRole keymount-lookups", "ClusterRoleBinding keymount-lookups"}),
+			"ClusterRole keymount-lookups", "ClusterRoleBinding keymount-lookups", "NetworkPolicy keymount"}),
 		"deploy/manifests/crds.yaml": {"CustomResourceDefinition secretproviderclasses.secrets-store.csi.x-k8s.io",
 			"CustomResourceDefinition secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io"},
 	} {
