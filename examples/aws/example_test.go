@@ -190,6 +190,43 @@ func TestTheExamplesGiveTheExpectedFiles(t *testing.T) {
 	}
 }
 
+// What README.md writes at its end is in the files.
+func TestNewVersionsReachTheirFiles(t *testing.T) {
+	server, role := prepare(t)
+	put := commands(t, "aws secretsmanager put-secret-value")[0]
+	server.Region(put["region"]).PutSecret(put["secret-id"], []byte(put["secret-string"]))
+	label := commands(t, "aws ssm label-parameter-version")[1]
+	server.Region(label["region"]).LabelParameter(label["name"], 2, label["labels"])
+	for _, want := range []struct{ example, file, content string }{
+		{"secrets", "db-password", "another-example-word"},
+		{"parameters", "rate/approved", "example-rate-2"},
+	} {
+		files, err := fetch(t, server, want.example, "web", role)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f, ok := files[want.file]; !ok || string(f.Data.Reveal()) != want.content {
+			t.Errorf("%s is not what was written last", want.file)
+		}
+	}
+}
+
+// A role with policy.json may do all that the examples take.
+func TestThePolicyAllowsWhatTheExamplesDo(t *testing.T) {
+	server, role := prepare(t)
+	for _, example := range examples {
+		if _, err := fetch(t, server, example, "web", role); err != nil {
+			t.Fatal(err)
+		}
+	}
+	policy := text(t, "policy.json")
+	for _, call := range server.Calls() {
+		if call.Principal != "" && !strings.Contains(policy, `"`+call.Operation+`"`) {
+			t.Errorf("policy.json does not allow %s", call.Operation)
+		}
+	}
+}
+
 func TestARegionMayBeOutOfOrder(t *testing.T) {
 	server, role := prepare(t)
 	server.Region("eu-west-1").Break()
