@@ -2,11 +2,15 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
-	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/keymount/keymount/providers/aws/awstest"
 )
@@ -16,16 +20,18 @@ var clouds = []scenario{
 }
 
 const (
-	awsRegion     = "eu-west-1"
-	clusterIssuer = "https://kubernetes.default.svc" // issuer of the node's tokens
+	awsRegion = "eu-west-1"
+	// sessionToken is the beginning of what AWS gives to who has logged in.
+	sessionToken = "IQoJb3JpZ2luX2Vj"
 )
 
 // An awsWorld is the node with AWS in the test's own process.
 type awsWorld struct {
 	*suite
 	*awstest.Server
-	home *awstest.Region
-	ns   string
+	home      *awstest.Region
+	ns, other string // namespaces: that of the service accounts with a role, and one without
+	began     time.Time
 }
 
 // awsPods runs the steps in their order, up to one that fails.
@@ -40,6 +46,7 @@ func awsPods(t *testing.T, s *suite) {
 		{"a new version reaches a running pod", (*awsWorld).rotates},
 		{"another role of the account counts at the next poll", (*awsWorld).changesRole},
 		{"who has no role, a role that may not, or another's role waits, and says why", (*awsWorld).refuses},
+		{"the driver reads the node and the service accounts of those pods, once each", (*awsWorld).readsOnce},
 		{"neither logs nor the API server have a secret", (*awsWorld).keepsSecrets},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(w, t) }) {
@@ -53,13 +60,11 @@ func awsPods(t *testing.T, s *suite) {
 func newAWSWorld(t *testing.T, s *suite) *awsWorld {
 	t.Helper()
 	node, _ := s.addresses(t)
-	w := &awsWorld{suite: s, Server: awstest.New(t, &awstest.Options{Listen: net.JoinHostPort(node, "0")}), ns: s.namespace(t)}
+	w := &awsWorld{suite: s, Server: awstest.New(t, &awstest.Options{Listen: net.JoinHostPort(node, "0")}), began: time.Now()}
+	w.ns, w.other = s.namespace(t), s.namespace(t)
 	w.home = w.Region(awsRegion)
-	keys, err := s.kubectl(t.Context(), "", "get", "--raw", "/openid/v1/jwks")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.Trust(clusterIssuer, []byte(keys))
+	w.learnt = append(w.learnt, sessionToken)
+	w.trustCluster(t)
 	for _, name := range []string{"shop", "audit", "poor"} {
 		w.Role(role(name), awstest.Role{Subjects: []string{"system:serviceaccount:" + w.ns + ":web", "system:serviceaccount:" + w.ns + ":poor"}})
 	}
@@ -73,6 +78,24 @@ func newAWSWorld(t *testing.T, s *suite) *awsWorld {
 	}
 	w.apply(t, w.ns, awsClass)
 	return w
+}
+
+// trustCluster makes AWS accept the tokens of the cluster's service accounts.
+func (w *awsWorld) trustCluster(t *testing.T) {
+	t.Helper()
+	var cluster struct{ Issuer string }
+	about, err := w.kubectl(t.Context(), "", "get", "--raw", "/.well-known/openid-configuration")
+	if err == nil {
+		err = json.Unmarshal([]byte(about), &cluster)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := w.kubectl(t.Context(), "", "get", "--raw", "/openid/v1/jwks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Trust(cluster.Issuer, []byte(keys))
 }
 
 func role(name string) string { return "arn:aws:iam::123456789012:role/" + name }
@@ -149,34 +172,69 @@ func (w *awsWorld) rotates(t *testing.T) {
 	w.sees(t, w.ns, "one", "/secrets/shop/_shop_rate", rate)
 }
 
+// changesRole gives the account of the running pods another role, because its
+// first one may not read any more.
 func (w *awsWorld) changesRole(t *testing.T) {
+	flags := w.canary()
+	w.Deny(role("shop"), "ssm:GetParameters", "")
+	w.home.PutParameter("/shop/flags", flags)
+	w.event(t, w.ns, "one", "MountRotationFailed", "with role "+role("shop")+": AccessDeniedException: .* perform: ssm:GetParameters")
 	w.account(t, w.ns, "web", role("audit"))
-	w.eventually(t, "the pods read with the other role", func(context.Context) error {
-		for _, call := range w.Calls() {
-			if strings.Contains(call.Principal, ":assumed-role/audit/") && call.Operation == "secretsmanager:BatchGetSecretValue" {
-				return nil
-			}
-		}
-		return fmt.Errorf("none of %d calls was made with it", len(w.Calls()))
-	})
+	w.sees(t, w.ns, "one", "/secrets/shop/_shop_flags", flags)
+	if logins := w.Count("sts:AssumeRoleWithWebIdentity"); logins != 2 {
+		t.Errorf("%d logins of one service account with two roles, want 2", logins)
+	}
 }
 
 func (w *awsWorld) refuses(t *testing.T) {
-	other := w.namespace(t)
 	w.account(t, w.ns, "none", "")
-	w.account(t, other, "web", role("shop"))
-	w.apply(t, other, awsClass)
+	w.account(t, w.other, "web", role("shop"))
+	w.apply(t, w.other, awsClass)
 	w.Deny(role("poor"), "secretsmanager:GetSecretValue", "shop/license")
 	for _, c := range []struct{ namespace, pod, account, says string }{
-		{w.ns, "without", "none", "An IAM role must be associated with service account none (namespace: " + w.ns + ")"},
-		{w.ns, "denied", "poor", "is not authorized to perform: secretsmanager:GetSecretValue on resource"},
-		{other, "stranger", "web", "AssumeRoleWithWebIdentity of role " + role("shop") + ": AccessDenied"},
+		{w.ns, "without", "none", `An IAM role must be associated with service account none \(namespace: ` + w.ns + `\)`},
+		{
+			w.ns, "denied", "poor",
+			awsRegion + `: \w+ of .*shop/license.* with role ` + role("poor") + `: AccessDeniedException: .* not authorized to perform: secretsmanager:GetSecretValue on resource`,
+		},
+		{w.other, "stranger", "web", "AssumeRoleWithWebIdentity of role " + role("shop") + ": AccessDenied: .* must trust system:serviceaccount:" + w.other + ":web "},
 	} {
 		w.apply(t, c.namespace, w.pod(as(c.pod, c.account)))
-		w.event(t, c.namespace, c.pod, "FailedMount", regexp.QuoteMeta(c.says))
+		w.event(t, c.namespace, c.pod, "FailedMount", c.says)
 		if err := w.ready(t.Context(), c.namespace, c.pod); err == nil {
 			t.Errorf("pod %s runs", c.pod)
 		}
+	}
+	w.Allow(role("poor"), "secretsmanager:GetSecretValue", "shop/license")
+	w.awaitStart(t, w.ns, "denied")
+}
+
+// readsOnce expects that a watch of one object follows what the driver has
+// asked for, and that it knows of nobody else.
+func (w *awsWorld) readsOnce(t *testing.T) {
+	w.may(t, append(slices.Clone(always), "nodes: get list watch", "serviceaccounts: get list watch"))
+	node, err := w.kubectl(t.Context(), "", "get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"/nodes/" + node}
+	for _, account := range []string{w.ns + "/serviceaccounts/none", w.ns + "/serviceaccounts/poor", w.ns + "/serviceaccounts/web", w.other + "/serviceaccounts/web"} {
+		want = append(want, "/namespaces/"+account)
+	}
+	var got []string
+	for _, request := range w.requests(t, w.began, "get", "list", "watch") {
+		switch verb, path, _ := strings.Cut(request, " /api/v1"); {
+		case !strings.Contains(path, "/serviceaccounts") && !strings.Contains(path, "/nodes"):
+		case verb == "get":
+			got = append(got, path)
+		case !strings.Contains(path, "fieldSelector=metadata.name%3D"):
+			t.Errorf("the driver reads all: %s", request)
+		}
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("what the driver has read (-want +got):\n%s", diff)
 	}
 }
 

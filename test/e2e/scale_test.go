@@ -155,6 +155,13 @@ func wait(t *testing.T, d time.Duration) {
 // writes returns what the driver has written to the API server since then.
 func (s *suite) writes(t *testing.T, since time.Time) []string {
 	t.Helper()
+	return s.requests(t, since, "create", "update", "patch", "delete")
+}
+
+// requests returns what the driver has asked of the API server since then, in
+// those ways.
+func (s *suite) requests(t *testing.T, since time.Time, verbs ...string) []string {
+	t.Helper()
 	log, err := os.Open(s.AuditLog())
 	if err != nil {
 		t.Fatal(err)
@@ -172,7 +179,7 @@ func (s *suite) writes(t *testing.T, since time.Time) []string {
 		if json.Unmarshal(lines.Bytes(), &e) != nil || e.User.Username != driverAccount || e.RequestReceivedTimestamp.Before(since) {
 			continue
 		}
-		if slices.Contains([]string{"create", "update", "patch", "delete"}, e.Verb) {
+		if slices.Contains(verbs, e.Verb) {
 			found = append(found, e.Verb+" "+e.RequestURI)
 		}
 	}
