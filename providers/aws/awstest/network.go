@@ -28,9 +28,9 @@ func (s *Server) Dial(ctx context.Context, network, address string) (net.Conn, e
 	case s.agent.isOff(host):
 		return nil, &net.OpError{Op: "dial", Net: network, Err: fmt.Errorf("connect %s: %w", address, syscall.ECONNREFUSED)}
 	case port == "443":
-		return s.secure.dial(ctx)
+		return s.secure.Dial(ctx)
 	default:
-		return s.plain.dial(ctx)
+		return s.plain.Dial(ctx)
 	}
 }
 

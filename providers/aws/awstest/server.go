@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/keymount/keymount/pkg/provider/providertest/pipe"
 )
 
 // Options change what New makes. A nil *Options is fine.
@@ -30,8 +32,8 @@ type Server struct {
 	t        testing.TB
 	options  Options
 	ca       *authority
-	plain    *pipe // connections of Dial
-	secure   *pipe // the same, to become TLS
+	plain    *pipe.Listener // connections of Dial
+	secure   *pipe.Listener // the same, to become TLS
 	services map[string]*service
 	agent    *Agent
 	answers  sync.RWMutex // held by each request until its answer
@@ -56,8 +58,8 @@ func New(t testing.TB, opts *Options) *Server {
 		t:       t,
 		options: *opts,
 		ca:      newAuthority(t),
-		plain:   newPipe(),
-		secure:  newPipe(),
+		plain:   pipe.Listen("awstest:80"),
+		secure:  pipe.Listen("awstest:443"),
 		services: map[string]*service{
 			"secretsmanager": secretsManager(),
 			"AmazonSSM":      parameterStore(),

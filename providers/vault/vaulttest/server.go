@@ -2,7 +2,9 @@ package vaulttest
 
 import (
 	"cmp"
+	"context"
 	"crypto/ecdsa"
+	"errors"
 	"net"
 	"net/http"
 	"slices"
@@ -10,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/keymount/keymount/pkg/provider/providertest/pipe"
 )
 
 // RootToken is the token that may do everything and never ends.
@@ -68,10 +72,10 @@ func New(t testing.TB, opts *Options) *Server {
 }
 
 // listen serves until t ends.
-func (s *Server) listen(t testing.TB, pipe bool) {
+func (s *Server) listen(t testing.TB, piped bool) {
 	t.Helper()
-	var inner net.Listener = newPipe()
-	if !pipe {
+	var inner net.Listener = pipe.Listen("127.0.0.1:8200")
+	if !piped {
 		var err error
 		if inner, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 			t.Fatalf("listen: %v", err)
@@ -92,6 +96,16 @@ func (s *Server) listen(t testing.TB, pipe bool) {
 		s.listener.calls.Lock() // the last request is answered
 		defer s.listener.calls.Unlock()
 	})
+}
+
+// Dial connects to a server that has Options.Pipe: it is made to be an
+// http.Transport's DialContext.
+func (s *Server) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	p, ok := s.listener.Listener.(*pipe.Listener)
+	if !ok {
+		return nil, errors.New("dial vaulttest: the server was made without Options.Pipe")
+	}
+	return p.Dial(ctx)
 }
 
 // CAPEM returns the certificate of CAFile.

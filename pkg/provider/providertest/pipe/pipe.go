@@ -1,8 +1,10 @@
-package vaulttest
+// Package pipe has connections within a process, without a network below them,
+// so that a testing/synctest bubble can wait for them. They keep deadlines, as
+// net/http needs.
+package pipe
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"os"
@@ -10,54 +12,59 @@ import (
 	"time"
 )
 
-// A pipe is a listener without a network.
-type pipe struct {
+// A Listener accepts the connections that its Dial makes. It is safe for
+// concurrent use.
+type Listener struct {
+	addr   addr
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
 }
 
-func newPipe() *pipe { return &pipe{conns: make(chan net.Conn), closed: make(chan struct{})} }
+// Listen returns a Listener. The address is what it and its connections are
+// called, and means nothing else.
+func Listen(address string) *Listener {
+	return &Listener{addr: addr(address), conns: make(chan net.Conn), closed: make(chan struct{})}
+}
 
-func (p *pipe) Accept() (net.Conn, error) {
+// Accept implements net.Listener.
+func (l *Listener) Accept() (net.Conn, error) {
 	select {
-	case conn := <-p.conns:
+	case conn := <-l.conns:
 		return conn, nil
-	case <-p.closed:
+	case <-l.closed:
 		return nil, net.ErrClosed
 	}
 }
 
-func (p *pipe) Close() error {
-	p.once.Do(func() { close(p.closed) })
+// Close implements net.Listener. Connections live on.
+func (l *Listener) Close() error {
+	l.once.Do(func() { close(l.closed) })
 	return nil
 }
 
-func (p *pipe) Addr() net.Addr { return pipeAddr{} }
+// Addr implements net.Listener.
+func (l *Listener) Addr() net.Addr { return l.addr }
 
-// A pipeAddr is that of everything in a pipe.
-type pipeAddr struct{}
-
-func (pipeAddr) Network() string { return "pipe" }
-func (pipeAddr) String() string  { return "127.0.0.1:8200" }
-
-// Dial connects to a server that has Options.Pipe: it is made to be an
-// http.Transport's DialContext.
-func (s *Server) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	p, ok := s.listener.Listener.(*pipe)
-	if !ok {
-		return nil, errors.New("dial vaulttest: the server was made without Options.Pipe")
-	}
-	client, server := newEnds()
+// Dial returns the client's end of a new connection, once the other end is
+// accepted.
+func (l *Listener) Dial(ctx context.Context) (net.Conn, error) {
+	up, down := newStream(), newStream()
 	select {
-	case p.conns <- server:
-		return client, nil
-	case <-p.closed:
+	case l.conns <- end{l.addr, up, down}:
+		return end{l.addr, down, up}, nil
+	case <-l.closed:
 		return nil, net.ErrClosed
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
+
+// An addr is that of everything that a Listener has.
+type addr string
+
+func (addr) Network() string  { return "pipe" }
+func (a addr) String() string { return string(a) }
 
 // A stream carries bytes in one direction. It takes any number of them before
 // they are read, unlike net.Pipe: whoever says goodbye to somebody who has
@@ -134,17 +141,15 @@ func (s *stream) setDeadline(t time.Time) {
 }
 
 // An end is one end of a connection.
-type end struct{ in, out *stream }
-
-func newEnds() (client, server net.Conn) {
-	up, down := newStream(), newStream()
-	return end{down, up}, end{up, down}
+type end struct {
+	addr    addr
+	in, out *stream
 }
 
 func (e end) Read(p []byte) (int, error)  { return e.in.read(p) }
 func (e end) Write(p []byte) (int, error) { return e.out.write(p) }
-func (e end) LocalAddr() net.Addr         { return pipeAddr{} }
-func (e end) RemoteAddr() net.Addr        { return pipeAddr{} }
+func (e end) LocalAddr() net.Addr         { return e.addr }
+func (e end) RemoteAddr() net.Addr        { return e.addr }
 
 func (e end) Close() error {
 	e.in.end()
