@@ -1,10 +1,13 @@
 package aws
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,10 +64,10 @@ func TestTheFirstRegionCountsAndBothAreAsked(t *testing.T) {
 func TestAnOutageOfOneRegionIsBridged(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		spoil func(b *backend, r *awstest.Region)
+		spoil func(*awstest.Region)
 	}{
-		{"everything is out of order", func(_ *backend, r *awstest.Region) { r.Break() }},
-		{"calls are throttled", func(_ *backend, r *awstest.Region) {
+		{"everything is out of order", func(r *awstest.Region) { r.Break() }},
+		{"calls are throttled", func(r *awstest.Region) {
 			fault := awstest.Fault{Status: http.StatusBadRequest, Code: "ThrottlingException", Message: "Rate exceeded"}
 			for _, operation := range []string{"secretsmanager:BatchGetSecretValue", "secretsmanager:GetSecretValue", "ssm:GetParameters"} {
 				r.Fail(operation, fault)
@@ -73,15 +76,30 @@ func TestAnOutageOfOneRegionIsBridged(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b, ask := twoRegions(t, nil)
-			c.spoil(b, b.home)
+			c.spoil(b.home)
 			held := b.fetch(t, ask())
 			expect(t, "files while the first is out of order", contents(held), away)
 			b.home.Repair()
-			for _, operation := range []string{"secretsmanager:BatchGetSecretValue", "secretsmanager:GetSecretValue", "ssm:GetParameters"} {
-				b.home.Fail(operation, awstest.Fault{})
-			}
-			c.spoil(b, b.away)
+			c.spoil(b.away)
 			expect(t, "files while the second is out of order", contents(b.poll(t, ask(), held)), atHome)
+		})
+	}
+}
+
+func TestARegionThatCannotBeReachedIsBridged(t *testing.T) {
+	for _, c := range []struct {
+		region string
+		want   map[string]string
+	}{{testRegion, away}, {otherRegion, atHome}} {
+		t.Run(c.region, func(t *testing.T) {
+			b, ask := twoRegions(t, nil)
+			b.provider = b.startWith(t, &Options{dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+				if strings.Contains(address, c.region) {
+					return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
+				}
+				return b.Dial(ctx, network, address)
+			}})
+			expect(t, "files", contents(b.fetch(t, ask())), c.want)
 		})
 	}
 }

@@ -94,16 +94,14 @@ func (f *fetch) bounded(ctx context.Context) (context.Context, context.CancelFun
 func (f *fetch) answers() ([]answer, error) {
 	all := make([]answer, len(f.reads))
 	for i, r := range f.reads {
-		if r.known(f.held) {
-			all[i] = answer{version: f.held[r.file]}
-		}
-		var err error
-		if a, asked, failed := f.settle(r); asked {
-			all[i], err = a, failed
-		}
+		a, asked, err := f.settle(r)
 		if err != nil {
 			return nil, f.failed(r, err)
 		}
+		if !asked { // it is known
+			a.version = f.held[r.file]
+		}
+		all[i] = a
 	}
 	return all, nil
 }

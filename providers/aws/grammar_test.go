@@ -237,6 +237,30 @@ func TestAClassHasABound(t *testing.T) {
 	}
 }
 
+// What a class names counts before a flag, that before the environment, and that
+// before the node's label.
+func TestWhereTheRegionComesFrom(t *testing.T) {
+	const label, variable, flag, class = "eu-north-1", "eu-west-2", "eu-west-3", "eu-central-1"
+	for _, c := range []struct{ name, variable, flag, class, want string }{
+		{"the label", "", "", "", label},
+		{"the environment", variable, "", "", variable},
+		{"the flag", variable, flag, "", flag},
+		{"the class", variable, flag, class, class},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv("AWS_REGION", c.variable)
+			req := ask(map[string]string{"objects": "- {objectName: s, objectType: secretsmanager}", "region": c.class})
+			if c.want == label {
+				req.Facts = provider.Facts{provider.NodeLabel(regionLabel): label}
+			}
+			q, err := newProvider(t, &Options{Region: c.flag}).parse(req)
+			if err != nil || len(q.regions) != 1 || q.regions[0] != c.want {
+				t.Errorf("parse = %v, %v, want region %s", q, err, c.want)
+			}
+		})
+	}
+}
+
 func FuzzObjects(f *testing.F) {
 	f.Add(`- {objectName: db, objectType: secretsmanager}`, "_", "")
 	f.Add(`- {objectName: `+secretARN+`, jmesPath: [{path: "a.b", objectAlias: c}]}`, "False", otherRegion)

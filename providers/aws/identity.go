@@ -32,9 +32,9 @@ const (
 )
 
 // What a cluster says of a service account.
-const (
-	roleAnnotation     = provider.Fact("serviceaccount/eks.amazonaws.com/role-arn")
-	audienceAnnotation = provider.Fact("serviceaccount/eks.amazonaws.com/audience")
+var (
+	roleAnnotation     = provider.ServiceAccountAnnotation("eks.amazonaws.com/role-arn")
+	audienceAnnotation = provider.ServiceAccountAnnotation("eks.amazonaws.com/audience")
 )
 
 // An identity is who reads, and how that is proved.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -38,22 +39,20 @@ type result struct {
 // target is what the read asks of this region.
 func (p *place) target(r *read) target { return r.targets[p.number] }
 
+// A task is a call, which notes the results of its reads.
+type task func(context.Context)
+
 // fill makes the calls that answer the reads. Cheap ones need not bring the
 // content.
 func (p *place) fill(ctx context.Context, reads []*read, cheap bool) {
 	p.left = nil
-	tasks := p.plan(reads, cheap)
-	p.each(ctx, tasks)
-	tasks = nil
-	for _, r := range p.left {
-		tasks = append(tasks, func(ctx context.Context) { p.single(ctx, r, cheap) })
-	}
-	p.each(ctx, tasks)
+	each(ctx, p.plan(reads, cheap))
+	each(ctx, p.singles(p.left, cheap))
 }
 
 // plan returns the calls for reads: as few as the services allow.
-func (p *place) plan(reads []*read, cheap bool) (tasks []func(context.Context)) {
-	var together, parameters []*read
+func (p *place) plan(reads []*read, cheap bool) []task {
+	var alone, together, parameters []*read
 	for _, r := range reads {
 		t := p.target(r)
 		switch {
@@ -62,16 +61,14 @@ func (p *place) plan(reads []*read, cheap bool) (tasks []func(context.Context)) 
 		case t.version == "" && t.label == "":
 			together = append(together, r)
 		default:
-			tasks = append(tasks, func(ctx context.Context) { p.single(ctx, r, cheap) })
+			alone = append(alone, r)
 		}
 	}
 	if len(together) < 2 || p.refused.has(p.batchKey()) {
-		for _, r := range together {
-			tasks = append(tasks, func(ctx context.Context) { p.single(ctx, r, cheap) })
-		}
-		together = nil
+		alone, together = append(alone, together...), nil
 	}
-	for _, batch := range secretBatches(together) {
+	tasks := p.singles(alone, cheap)
+	for batch := range slices.Chunk(together, maxBatch) {
 		tasks = append(tasks, func(ctx context.Context) { p.batch(ctx, batch) })
 	}
 	for _, batch := range p.parameterBatches(parameters) {
@@ -80,13 +77,22 @@ func (p *place) plan(reads []*read, cheap bool) (tasks []func(context.Context)) 
 	return tasks
 }
 
+// singles returns a call for each secret.
+func (p *place) singles(reads []*read, cheap bool) []task {
+	tasks := make([]task, len(reads))
+	for i, r := range reads {
+		tasks[i] = func(ctx context.Context) { p.single(ctx, r, cheap) }
+	}
+	return tasks
+}
+
 // each runs the tasks, some of them at once.
-func (p *place) each(ctx context.Context, tasks []func(context.Context)) {
+func each(ctx context.Context, tasks []task) {
 	var group errgroup.Group
 	group.SetLimit(maxParallel)
-	for _, task := range tasks {
+	for _, run := range tasks {
 		group.Go(func() error {
-			task(ctx)
+			run(ctx)
 			return nil
 		})
 	}

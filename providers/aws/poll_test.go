@@ -3,6 +3,7 @@ package aws
 import (
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -237,24 +238,15 @@ func TestSecretsAreCalledByNameAndARN(t *testing.T) {
 	b.home.PutSecret("app/a", []byte("1"))
 	b.home.PutSecret("app/b", []byte("2"))
 	b.home.PutSecret("app/c", []byte{0, 255, 1})
-	arns := b.arns(t, "app/a", "app/b", "app/c")
+	full, partial := b.home.SecretARN("app/b"), b.home.SecretARN("app/c")
+	partial = partial[:len(partial)-len("-AbCdEf")]
 	bundle := b.fetch(t, b.ask(fmt.Sprintf(`
 - {objectName: app/a, objectType: secretsmanager, objectAlias: name}
 - {objectName: %q, objectAlias: arn}
 - {objectName: %q, objectAlias: partial}
-`, arns["app/b"], arns["app/c"][:len(arns["app/c"])-len("-AbCdEf")])))
+`, full, partial)))
 	expect(t, "files", contents(bundle), map[string]string{"name": "1", "arn": "2", "partial": "\x00\xff\x01"})
 	expect(t, "single reads", b.Count("secretsmanager:GetSecretValue"), 0)
-}
-
-// arns returns the ARNs of secrets, which describing them tells.
-func (b *backend) arns(t testing.TB, names ...string) map[string]string {
-	t.Helper()
-	arns := make(map[string]string)
-	for _, name := range names {
-		arns[name] = b.home.SecretARN(name)
-	}
-	return arns
 }
 
 func TestABatchOfLargeSecretsIsReadToItsEnd(t *testing.T) {
@@ -296,6 +288,54 @@ func TestRefusalsAreRemembered(t *testing.T) {
 		b.poll(t, b.ask(objects), held)
 		expect(t, "batches after an hour", b.counts()["secretsmanager:BatchGetSecretValue"], 1)
 	})
+}
+
+func TestCallsThatAreThrottledAreMadeAgain(t *testing.T) {
+	b := newBackend(t)
+	b.home.PutSecret("db", []byte("x"))
+	b.home.PutParameter("p", "y")
+	b.home.Fail("secretsmanager:GetSecretValue", awstest.Fault{Status: http.StatusBadRequest, Code: "ThrottlingException", Times: 2})
+	b.home.Fail("ssm:GetParameters", awstest.Fault{Status: http.StatusServiceUnavailable, Code: "InternalServerError", Times: 1})
+	b.Forget()
+	b.fetch(t, b.ask(list(secretsManager, "db")+list(parameterStore, "p")))
+	expect(t, "calls", b.counts(), map[string]int{"sts:AssumeRoleWithWebIdentity": 1, "secretsmanager:GetSecretValue": 3, "ssm:GetParameters": 2})
+}
+
+// A gauge counts the requests that are in progress.
+type gauge struct {
+	next http.RoundTripper
+
+	mu        sync.Mutex
+	now, most int
+}
+
+func (g *gauge) RoundTrip(req *http.Request) (*http.Response, error) {
+	g.add(1)
+	defer g.add(-1)
+	return g.next.RoundTrip(req)
+}
+
+func (g *gauge) add(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.now += n
+	g.most = max(g.most, g.now)
+}
+
+// One volume with many secrets does not keep the store from all others.
+func TestAFetchMakesFewCallsAtOnce(t *testing.T) {
+	b := newBackend(t)
+	var objects strings.Builder
+	for _, name := range numbered("n", 5*maxParallel) {
+		version := b.home.PutSecret(name, []byte(name))
+		fmt.Fprintf(&objects, "- {objectName: %s, objectType: secretsmanager, objectVersion: %s}\n", name, version)
+	}
+	g := &gauge{next: b.provider.settings.http.Transport}
+	b.provider.settings.http.Transport = g
+	b.fetch(t, b.ask(objects.String()))
+	if g.most < 2 || g.most > maxParallel {
+		t.Errorf("%d calls at once, want several and at most %d", g.most, maxParallel)
+	}
 }
 
 func TestAnOptionalObjectComesAndGoes(t *testing.T) {

@@ -19,10 +19,6 @@ const (
 	maxPages     = 2 * maxBatch
 )
 
-// secretBatches splits reads into those of one call each. A rest of one is no
-// worse than in a call of its own.
-func secretBatches(reads []*read) [][]*read { return slices.Collect(slices.Chunk(reads, maxBatch)) }
-
 func (p *place) batchKey() string { return p.identity.key + p.region }
 
 func (p *place) describeKey(r *read) string { return p.identity.key + p.region + p.target(r).name }

@@ -48,9 +48,9 @@
 // Codes and limits are those of AWS's models and documentation, and texts those
 // that people have quoted; those of rare errors are this server's own. Where
 // AWS is lenient or silent this server is strict, so that it hides no mistake:
-// members that no operation here knows
-// are refused, and so is one parameter twice in a GetParameters, whatever its
-// version. BatchGetSecretValue goes to the next page at 1 MiB. Unlike AWS,
-// what is written is seen at once, a role may be assumed in every partition,
-// every role trusts every issuer, and deleted secrets are gone at their time.
+// members that no operation here knows are refused, and so is one parameter
+// twice in a GetParameters, whatever its version. BatchGetSecretValue goes to
+// the next page at 1 MiB. Unlike AWS, what is written is seen at once, a role
+// may be assumed in every partition, every role trusts every issuer, and
+// deleted secrets are gone at their time.
 package awstest
