@@ -75,14 +75,17 @@ package aws
 import (
 	"context"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+
 	"github.com/keymount/keymount/pkg/provider"
+	"github.com/keymount/keymount/pkg/provider/wallet"
 )
 
 // A Provider reads secrets of AWS. It is safe for concurrent use.
 type Provider struct {
 	settings settings
 	clients  clients
-	wallet   wallet
+	wallet   wallet.Wallet[aws.Credentials]
 	refused  memory // which cheaper calls are refused to whom
 }
 
@@ -113,7 +116,7 @@ func (p *Provider) Fetch(ctx context.Context, req *provider.Request) (*provider.
 // Close waits for calls that nobody waits for any more, and ends idle
 // connections. No call may be in progress or follow.
 func (p *Provider) Close() error {
-	p.wallet.background.Wait()
+	p.wallet.Close()
 	p.settings.http.CloseIdleConnections()
 	p.settings.agent.CloseIdleConnections()
 	return nil

@@ -171,7 +171,7 @@ func (f *fetch) files(answers []answer) ([]provider.File, error) {
 
 // credentials returns those of the identity.
 func (f *fetch) credentials(ctx context.Context) (aws.Credentials, error) {
-	return f.wallet.get(ctx, f.identity.key, f.obtain)
+	return f.wallet.Get(ctx, f.identity.key, f.obtain)
 }
 
 // do makes a call as the identity. Credentials that the service does not
@@ -184,7 +184,7 @@ func (f *fetch) do(ctx context.Context, call func(aws.CredentialsProvider) error
 	if err = explain(call(static(creds))); !is(err, spent...) {
 		return err
 	}
-	f.wallet.drop(f.identity.key, creds)
+	f.wallet.Drop(f.identity.key, func(c aws.Credentials) bool { return c.AccessKeyID == creds.AccessKeyID })
 	if creds, err = f.credentials(ctx); err != nil {
 		return err
 	}

@@ -170,8 +170,9 @@ func (e *identityError) Error() string {
 
 func (e *identityError) Unwrap() error { return e.err }
 
-// obtain makes the calls that give the identity credentials.
-func (f *fetch) obtain(ctx context.Context) (aws.Credentials, error) {
+// obtain makes the calls that give the identity credentials. Those that do not
+// end, of the environment, may be replaced there.
+func (f *fetch) obtain(ctx context.Context) (aws.Credentials, time.Time, error) {
 	creds, err := f.prove(ctx)
 	if err == nil && f.identity.assume != "" {
 		with := creds
@@ -180,9 +181,9 @@ func (f *fetch) obtain(ctx context.Context) (aws.Credentials, error) {
 		})
 	}
 	if err != nil {
-		return aws.Credentials{}, &identityError{f.identity, err}
+		return aws.Credentials{}, time.Time{}, &identityError{f.identity, err}
 	}
-	return creds, nil
+	return creds, creds.Expires, nil
 }
 
 // prove gets the credentials that the identity's kind stands for.

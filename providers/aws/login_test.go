@@ -110,13 +110,6 @@ func TestCredentialsOfOthersAreNotShared(t *testing.T) {
 	b.refused(t, late, provider.ErrDenied, "no valid service account token")
 }
 
-// size is how many credentials are kept.
-func (w *wallet) size() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.kept)
-}
-
 // There used to be a login for each volume, region and poll.
 func TestALoginLastsAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -135,10 +128,10 @@ func TestALoginLastsAnHour(t *testing.T) {
 				t.Errorf("%s failed with %s", call.Operation, call.Code)
 			}
 		}
-		expect(t, "credentials that are kept", b.provider.wallet.size(), 1)
+		expect(t, "credentials that are kept", b.provider.wallet.Len(), 1)
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
-		expect(t, "credentials that nobody uses", b.provider.wallet.size(), 0)
+		expect(t, "credentials that nobody uses", b.provider.wallet.Len(), 0)
 	})
 }
 

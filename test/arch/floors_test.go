@@ -14,6 +14,7 @@ const cmdFloor = 5
 // floors is the table of DESIGN.md: a package imports only lower floors.
 var floors = map[string]int{
 	"pkg/secret":                     0,
+	"pkg/keystore":                   0,
 	"pkg/atomicdir":                  0,
 	"pkg/tmpfs/userns":               0,
 	"pkg/plugin/v1alpha1":            0,
@@ -21,6 +22,7 @@ var floors = map[string]int{
 	"pkg/provider/providertest/pipe": 0,
 	"pkg/provider":                   1,
 	"pkg/provider/params":            1,
+	"pkg/provider/wallet":            1,
 	"pkg/class":                      1,
 	"pkg/volume":                     1,
 	"pkg/tmpfs":                      1,
@@ -43,6 +45,7 @@ var floors = map[string]int{
 // sameFloor lists the imports between packages of one floor that are meant.
 var sameFloor = map[string][]string{
 	"pkg/provider/params": {"pkg/provider"},
+	"pkg/provider/wallet": {"pkg/provider"},
 	"pkg/volume":          {"pkg/class", "pkg/provider"},
 }
 
@@ -57,7 +60,7 @@ var ground = map[string][]string{
 }
 
 // providerMayImport is all that a provider sees of the product.
-var providerMayImport = []string{"pkg/provider", "pkg/provider/params", "pkg/secret"}
+var providerMayImport = []string{"pkg/keystore", "pkg/provider", "pkg/provider/params", "pkg/provider/wallet", "pkg/secret"}
 
 // storeMayImport is what the store in memory sees that a provider is tested
 // with.

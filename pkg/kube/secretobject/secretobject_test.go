@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"software.sslmate.com/src/go-pkcs12"
 
 	"github.com/keymount/keymount/pkg/class"
+	"github.com/keymount/keymount/pkg/keystore"
 	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/secret"
 )
@@ -219,10 +221,10 @@ func TestKeysThatCannotBeUsed(t *testing.T) {
 		{"encrypted as openssl once did", "tls.key", "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n", errEncrypted},
 		{"damaged", "tls.key", block("RSA PRIVATE KEY", []byte("no key")), errKey},
 		{"a certificate alone", "tls.key", cert, errNoKey},
-		{"PKCS#12 with a password", "tls.key", c.store(t, "p"), errPassword},
+		{"PKCS#12 with a password", "tls.key", c.store(t, "p"), keystore.ErrPassword},
 		{"a key alone", "tls.crt", c.pkcs8(t), errNoCertificate},
 		{"a damaged certificate", "tls.crt", cert + block("CERTIFICATE", []byte("x")), errCertificate},
-		{"PKCS#12 with a password, for its certificate", "tls.crt", c.store(t, "p"), errPassword},
+		{"PKCS#12 with a password, for its certificate", "tls.crt", c.store(t, "p"), keystore.ErrPassword},
 	} {
 		t.Run(bad.name, func(t *testing.T) {
 			_, err := New(class.SecretObject{SecretName: "s", Type: "kubernetes.io/tls", Data: []class.SecretData{{ObjectName: "f", Key: bad.key}}},
@@ -257,4 +259,11 @@ func FuzzTLS(f *testing.F) {
 			}
 		}
 	})
+}
+
+// To read a key takes time that grows with the square of its size.
+func TestAKeyThatIsTooLargeIsNotRead(t *testing.T) {
+	if _, err := parseKey(make([]byte, maxKey+1)); !errors.Is(err, errKey) {
+		t.Errorf("parseKey = %v, want %v", err, errKey)
+	}
 }

@@ -5,10 +5,14 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"strings"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/keymount/keymount/pkg/keystore"
 )
 
 const (
@@ -46,13 +50,15 @@ func certificates(file []byte, authorities bool) ([]byte, error) {
 	if len(out) > 0 {
 		return out, nil
 	}
-	_, chain, err := openStore(file)
+	store, err := keystore.Open(file)
 	switch {
-	case errors.Is(err, errNoStore):
+	case errors.Is(err, keystore.ErrNone):
 		return nil, errNoCertificate
 	case err != nil:
 		return nil, err
-	case authorities:
+	}
+	chain := store.Chain()
+	if authorities {
 		chain = chain[1:]
 	}
 	for _, c := range chain {
@@ -68,9 +74,8 @@ func certificates(file []byte, authorities bool) ([]byte, error) {
 // as its length tells. Of a certificate no more is asked: what is odd about it
 // is for those to judge who use it, and some take what Go does not.
 func isSequence(der []byte) bool {
-	var is asn1.RawValue
-	rest, err := asn1.Unmarshal(der, &is)
-	return err == nil && len(rest) == 0 && is.Class == asn1.ClassUniversal && is.Tag == asn1.TagSequence
+	text, content := cryptobyte.String(der), cryptobyte.String(nil)
+	return text.ReadASN1(&content, asn1.SEQUENCE) && text.Empty()
 }
 
 func certificatePEM(der []byte) []byte {
@@ -88,14 +93,14 @@ func privateKey(file []byte) ([]byte, error) {
 	}
 	switch {
 	case last == nil:
-		key, _, err := openStore(file)
-		if errors.Is(err, errNoStore) {
+		store, err := keystore.Open(file)
+		if errors.Is(err, keystore.ErrNone) {
 			return nil, errNoKey
 		}
 		if err != nil {
 			return nil, err
 		}
-		return encodeKey(key)
+		return encodeKey(store.Key)
 	case last.Type == encryptedBlock || last.Headers["DEK-Info"] != "":
 		return nil, errEncrypted
 	}

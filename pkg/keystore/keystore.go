@@ -1,4 +1,7 @@
-package secretobject
+// Package keystore opens PKCS#12 files without a password (RFC 7292), whoever
+// wrote them: what a file asks for, it gets only as far as that takes little
+// time and memory.
+package keystore
 
 import (
 	"bytes"
@@ -23,14 +26,22 @@ const (
 	maxStore  = 64 << 10
 )
 
+// Why a file cannot be opened.
 var (
-	errNoStore  = errors.New("it is no PKCS#12 file")
-	errCostly   = errors.New("it is a PKCS#12 file that takes too much work to open")
-	errPassword = errors.New("it is a PKCS#12 file that cannot be opened without a password: store it without one")
+	ErrNone     = errors.New("it is no PKCS#12 file")
+	ErrCostly   = errors.New("it is a PKCS#12 file that takes too much work to open")
+	ErrPassword = errors.New("it is a PKCS#12 file that cannot be opened without a password: store it without one")
 )
 
-// A keyStore is a PKCS#12 file (RFC 7292): what it holds, and a MAC of that.
-type keyStore struct {
+// A Store is what a file holds: a private key, of RSA, ECDSA, Ed25519 or X25519,
+// and at least one certificate.
+type Store struct {
+	Key          any
+	Certificates []*x509.Certificate // in the order of the file
+}
+
+// A pfx is a PKCS#12 file: what it holds, and a MAC of that.
+type pfx struct {
 	Version int
 	Content contentInfo
 	MAC     asn1.RawValue `asn1:"optional"`
@@ -42,28 +53,28 @@ type contentInfo struct {
 	Content asn1.RawValue `asn1:"tag:0,explicit,optional"`
 }
 
-// openStore reads a PKCS#12 file without a password, as it is or in base64. The
-// certificates are in the order in which a server sends them.
-func openStore(file []byte) (key any, certificates []*x509.Certificate, err error) {
+// Open reads a file, as it is or in base64. The error is one of this package,
+// and quotes nothing.
+func Open(file []byte) (*Store, error) {
 	if der, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(file))); err == nil {
 		file = der
 	}
 	content, err := disarm(file)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	// There are two ways to encode an empty password; the library tries the
 	// second where it finds a MAC that was made with that.
 	for _, mac := range [][]byte{nil, unterminated(content)} {
 		store, err := pack(content, mac)
 		if err != nil {
-			return nil, nil, errNoStore
+			return nil, ErrNone
 		}
-		if key, leaf, chain, err := pkcs12.DecodeChain(store, ""); err == nil {
-			return key, inOrder(key, append([]*x509.Certificate{leaf}, chain...)), nil
+		if key, first, more, err := pkcs12.DecodeChain(store, ""); err == nil {
+			return &Store{key, append([]*x509.Certificate{first}, more...)}, nil
 		}
 	}
-	return nil, nil, errPassword
+	return nil, ErrPassword
 }
 
 // disarm returns the parts of a key store so that opening them takes little:
@@ -72,24 +83,24 @@ func openStore(file []byte) (key any, certificates []*x509.Certificate, err erro
 // is encrypted comes last, so that the library has the one key that it takes,
 // and refuses one that is hidden there before it opens it.
 func disarm(file []byte) (content []byte, err error) {
-	var store keyStore
+	var store pfx
 	var parts []asn1.RawValue
 	rest, err := asn1.Unmarshal(file, &store)
 	if err != nil || len(rest) > 0 {
-		return nil, errNoStore
+		return nil, ErrNone
 	}
 	if _, err := asn1.Unmarshal(store.Content.Content.Bytes, &content); err != nil {
-		return nil, errNoStore
+		return nil, ErrNone
 	}
 	if _, err := asn1.Unmarshal(content, &parts); err != nil {
-		return nil, errNoStore
+		return nil, ErrNone
 	}
 	slices.SortStableFunc(parts, func(a, b asn1.RawValue) int { return encrypted(a) - encrypted(b) })
 	if content, err = asn1.Marshal(parts); err != nil || !slices.ContainsFunc(parts, holdsKey) {
-		return nil, errNoStore
+		return nil, ErrNone
 	}
 	if len(file) > maxStore || rounds(content, 0) > maxRounds {
-		return nil, errCostly
+		return nil, ErrCostly
 	}
 	return content, nil
 }
@@ -155,6 +166,13 @@ func rounds(der []byte, depth int) int64 {
 	return sum
 }
 
+// isSequence reports whether the text is one SEQUENCE and nothing else.
+func isSequence(der []byte) bool {
+	var is asn1.RawValue
+	rest, err := asn1.Unmarshal(der, &is)
+	return err == nil && len(rest) == 0 && is.Class == asn1.ClassUniversal && is.Tag == asn1.TagSequence
+}
+
 // number returns the INTEGER, or more than maxRounds if it is not a small one.
 func number(text []byte) int64 {
 	var n int64
@@ -172,7 +190,7 @@ func pack(content, mac []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return asn1.Marshal(keyStore{
+	return asn1.Marshal(pfx{
 		Version: 3,
 		Content: contentInfo{Type: oidData(), Content: asn1.RawValue{Class: asn1.ClassContextSpecific, IsCompound: true, Bytes: text}},
 		MAC:     asn1.RawValue{FullBytes: mac},
@@ -203,14 +221,11 @@ func unterminated(content []byte) []byte {
 	return text
 }
 
-// inOrder returns the certificates as a server sends them: that of the key,
-// then the issuer of each.
-func inOrder(key any, all []*x509.Certificate) []*x509.Certificate {
-	next := func(c *x509.Certificate) bool {
-		signer, ok := key.(crypto.Signer)
-		public, comparable := c.PublicKey.(interface{ Equal(x crypto.PublicKey) bool })
-		return ok && comparable && public.Equal(signer.Public())
-	}
+// Chain returns the certificates as a server sends them: that of the key, then
+// the issuer of each. Those that issued none of them come last.
+func (s *Store) Chain() []*x509.Certificate {
+	all := slices.Clone(s.Certificates)
+	next := s.certifies
 	for i := range all {
 		j := slices.IndexFunc(all[i:], next)
 		if j < 0 {
@@ -218,7 +233,23 @@ func inOrder(key any, all []*x509.Certificate) []*x509.Certificate {
 		}
 		found := all[i+j]
 		all = slices.Insert(slices.Delete(all, i+j, i+j+1), i, found)
-		next = func(c *x509.Certificate) bool { return bytes.Equal(c.RawSubject, found.RawIssuer) }
+		next = func(c *x509.Certificate) bool { return issued(c, found) }
 	}
 	return all
+}
+
+// certifies reports whether a certificate is that of the key.
+func (s *Store) certifies(c *x509.Certificate) bool {
+	signer, ok := s.Key.(crypto.Signer)
+	public, comparable := c.PublicKey.(interface{ Equal(x crypto.PublicKey) bool })
+	return ok && comparable && public.Equal(signer.Public())
+}
+
+// issued reports whether a certificate is that of the issuer of another, by its
+// name, and by the identifier of its key where both have one.
+func issued(issuer, c *x509.Certificate) bool {
+	if !bytes.Equal(issuer.RawSubject, c.RawIssuer) {
+		return false
+	}
+	return len(issuer.SubjectKeyId) == 0 || len(c.AuthorityKeyId) == 0 || bytes.Equal(issuer.SubjectKeyId, c.AuthorityKeyId)
 }

@@ -1,9 +1,11 @@
-package secretobject
+package keystore
 
 import (
 	"bytes"
 	"crypto/cipher"
 	"crypto/des"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha1"
 	"crypto/x509"
@@ -12,14 +14,66 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
+	"math/big"
 	"slices"
 	"testing"
+	"time"
 
 	"software.sslmate.com/src/go-pkcs12"
 )
 
-// one returns the chain of an RSA key.
-func one(t testing.TB) chain { t.Helper(); return keys(t)["RSA PRIVATE KEY"] }
+// A chain is a key with its certificate, and the authorities above that.
+type chain struct {
+	key            *ecdsa.PrivateKey
+	leaf, ca, root *x509.Certificate
+}
+
+func one(t testing.TB) chain {
+	t.Helper()
+	rootKey, caKey, key := newKey(t), newKey(t), newKey(t)
+	root := sign(t, "root", nil, &rootKey.PublicKey, rootKey)
+	ca := sign(t, "ca", root, &caKey.PublicKey, rootKey)
+	return chain{key, sign(t, "leaf", ca, &key.PublicKey, caKey), ca, root}
+}
+
+func (c chain) store(t testing.TB) []byte {
+	t.Helper()
+	der, err := pkcs12.Modern.Encode(c.key, c.leaf, []*x509.Certificate{c.ca}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+func newKey(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// sign returns a certificate of the key, by the parent; nil: by itself.
+func sign(t testing.TB, name string, parent *x509.Certificate, public *ecdsa.PublicKey, by *ecdsa.PrivateKey) *x509.Certificate {
+	t.Helper()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IsCA: name != "leaf", BasicConstraintsValid: true,
+		NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour),
+	}
+	if parent == nil {
+		parent = template
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, by)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made
+}
 
 func explicit(t testing.TB, value any) asn1.RawValue {
 	t.Helper()
@@ -163,11 +217,12 @@ func TestKeyStoresOfAllProgramsAreRead(t *testing.T) {
 			if i := bytes.Index(file, []byte("-----END")); i > 0 {
 				file = file[:i]
 			}
-			key, all, err := openStore(file)
+			store, err := Open(file)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if equal, ok := key.(interface{ Equal(any) bool }); ok && !equal.Equal(c.key) {
+			all := store.Chain()
+			if equal, ok := store.Key.(interface{ Equal(any) bool }); ok && !equal.Equal(c.key) {
 				t.Error("it is another key")
 			}
 			if len(all) != 2 || !all[0].Equal(c.leaf) || !all[1].Equal(c.ca) {
@@ -177,29 +232,52 @@ func TestKeyStoresOfAllProgramsAreRead(t *testing.T) {
 	}
 }
 
+func TestAChainIsInTheOrderInWhichAServerSendsIt(t *testing.T) {
+	c := one(t)
+	other := newKey(t)
+	namesake := sign(t, "ca", nil, &other.PublicKey, other) // another key of the same name
+	for name, test := range map[string]struct{ file, want []*x509.Certificate }{
+		"from the root down":                {[]*x509.Certificate{c.root, c.ca, c.leaf}, []*x509.Certificate{c.leaf, c.ca, c.root}},
+		"in order":                          {[]*x509.Certificate{c.leaf, c.ca, c.root}, []*x509.Certificate{c.leaf, c.ca, c.root}},
+		"with another key of the same name": {[]*x509.Certificate{namesake, c.root, c.ca, c.leaf}, []*x509.Certificate{c.leaf, c.ca, c.root, namesake}},
+		"with a gap":                        {[]*x509.Certificate{c.root, c.leaf}, []*x509.Certificate{c.leaf, c.root}},
+		"without the leaf":                  {[]*x509.Certificate{c.root, c.ca}, []*x509.Certificate{c.root, c.ca}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := (&Store{c.key, test.file}).Chain(); !slices.Equal(got, test.want) {
+				t.Errorf("the order is %s, want %s", names(got), names(test.want))
+			}
+		})
+	}
+}
+
+func names(all []*x509.Certificate) (names []string) {
+	for _, c := range all {
+		names = append(names, c.Subject.CommonName)
+	}
+	return names
+}
+
 // A key store says itself how much work it is to open it.
-func TestAKeyStoreCannotKeepTheDriverBusy(t *testing.T) {
+func TestAKeyStoreCannotKeepAnybodyBusy(t *testing.T) {
 	c := one(t)
 	const forever = 2_000_000_000
 	for name, bad := range map[string]struct {
 		file []byte
 		want error
 	}{
-		"many rounds for the key":          {storeOf(t, open(t, shrouded(t, c.key, forever, []byte{0, 0}), certBag(t, c.leaf))), errCostly},
-		"many rounds in all":               {storeOf(t, open(t, slices.Repeat([]contentInfo{shrouded(t, c.key, maxRounds/2, []byte{0, 0})}, 3)...)), errCostly},
-		"many rounds for a key that hides": {storeOf(t, sealed(t, certBag(t, c.leaf), shrouded(t, c.key, forever, []byte{0, 0})), open(t, shrouded(t, c.key, 1, []byte{0, 0}))), errPassword},
-		"all keys hide":                    {storeOf(t, sealed(t, certBag(t, c.leaf), shrouded(t, c.key, forever, []byte{0, 0}))), errNoStore},
-		"a large file":                     {storeOf(t, open(t, shrouded(t, c.key, 1, []byte{0, 0}), bag(t, 3, make([]byte, maxStore)))), errCostly},
-		"no store at all":                  {[]byte("x"), errNoStore},
+		"many rounds for the key":          {storeOf(t, open(t, shrouded(t, c.key, forever, []byte{0, 0}), certBag(t, c.leaf))), ErrCostly},
+		"many rounds in all":               {storeOf(t, open(t, slices.Repeat([]contentInfo{shrouded(t, c.key, maxRounds/2, []byte{0, 0})}, 3)...)), ErrCostly},
+		"many rounds for a key that hides": {storeOf(t, sealed(t, certBag(t, c.leaf), shrouded(t, c.key, forever, []byte{0, 0})), open(t, shrouded(t, c.key, 1, []byte{0, 0}))), ErrPassword},
+		"all keys hide":                    {storeOf(t, sealed(t, certBag(t, c.leaf), shrouded(t, c.key, forever, []byte{0, 0}))), ErrNone},
+		"a large file":                     {storeOf(t, open(t, shrouded(t, c.key, 1, []byte{0, 0}), bag(t, 3, make([]byte, maxStore)))), ErrCostly},
+		"no store at all":                  {[]byte("x"), ErrNone},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, _, err := openStore(bad.file); !errors.Is(err, bad.want) {
-				t.Errorf("openStore = %v, want %v", err, bad.want)
+			if _, err := Open(bad.file); !errors.Is(err, bad.want) {
+				t.Errorf("Open = %v, want %v", err, bad.want)
 			}
 		})
-	}
-	if _, err := parseKey(make([]byte, maxKey+1)); !errors.Is(err, errKey) {
-		t.Errorf("parseKey = %v, want %v", err, errKey)
 	}
 }
 
@@ -241,21 +319,21 @@ func TestAMACIsNotLookedAt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := openStore(file); err != nil {
+	if _, err := Open(file); err != nil {
 		t.Error(err)
 	}
 }
 
 // Whatever a file is, opening it ends.
-func FuzzOpenStore(f *testing.F) {
+func FuzzOpen(f *testing.F) {
 	c := one(f)
-	f.Add([]byte(c.store(f, "")))
-	f.Add([]byte(base64.StdEncoding.EncodeToString([]byte(c.store(f, "")))))
+	f.Add(c.store(f))
+	f.Add([]byte(base64.StdEncoding.EncodeToString(c.store(f))))
 	f.Add(storeOf(f, sealed(f, certBag(f, c.leaf)), open(f, shrouded(f, c.key, 1, nil))))
 	f.Fuzz(func(t *testing.T, file []byte) {
-		key, all, err := openStore(file)
-		if (err == nil) != (key != nil && len(all) > 0) {
-			t.Errorf("openStore = %T, %d certificates, %v", key, len(all), err)
+		store, err := Open(file)
+		if err == nil && (store.Key == nil || len(store.Chain()) == 0) {
+			t.Errorf("Open = %T, %d certificates", store.Key, len(store.Certificates))
 		}
 	})
 }
