@@ -18,6 +18,7 @@ type api struct {
 	mu      sync.Mutex
 	objects map[string]string // answers to GET, by path
 	calls   []string          // verb and path of each
+	events  []string          // that were created
 	token   string            // that it makes
 	done    chan struct{}     // closed at the end of the test, which ends watches
 }
@@ -107,7 +108,26 @@ func (a *api) write(w http.ResponseWriter, req *http.Request) {
 		_, _ = fmt.Fprintf(w, `{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 900}, "status": {"token": %q}}`, a.token)
 		return
 	}
-	_, _ = io.Copy(w, req.Body)
+	body, _ := io.ReadAll(req.Body)
+	if strings.HasSuffix(req.URL.Path, "/events") {
+		a.mu.Lock()
+		a.events = append(a.events, string(body))
+		a.mu.Unlock()
+	}
+	_, _ = w.Write(body)
+}
+
+// told returns the messages of the events of a reason.
+func (a *api) told(reason string) (messages []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, text := range a.events {
+		var event struct{ Reason, Message string }
+		if json.Unmarshal([]byte(text), &event) == nil && event.Reason == reason {
+			messages = append(messages, event.Message)
+		}
+	}
+	return messages
 }
 
 // called reports whether a call was made.

@@ -24,9 +24,10 @@ const (
 	reasonStale         = "MountRotationFailed"    // Warning
 	reasonRecovered     = "MountRotationRecovered" // Normal
 	reasonSecretFailed  = "FailedToCreateSecret"   // Warning
+	reasonExpired       = "SecretExpired"          // Warning
 	component           = "keymount-driver"
 	eventBacklog        = 256              // events that may wait to be sent
-	eventGap            = 5 * time.Minute  // between two equal events of a volume
+	eventGap            = 5 * time.Minute  // between two equal events of a volume, or two of warnings
 	staleGap            = 10 * time.Minute // between two reasons why it is stale
 	maxMessage          = 1024             // what the API takes for an event
 	maxChanges          = 10               // objects that a message names
@@ -35,7 +36,8 @@ const (
 
 // Events tells pods what becomes of their volumes: that publishing failed, and
 // why, the same at most every five minutes; that content was rotated; that a
-// volume is stale, once, and again for another reason; and that it no longer is.
+// volume is stale, once, and again for another reason; that it no longer is; and
+// that what it serves has expired, once, and again when other objects have.
 type Events struct {
 	client  *Client
 	node    string
@@ -58,6 +60,7 @@ type told struct {
 	stale    string            // reason; "" while it is fresh
 	at       time.Time         // when failure or stale was told
 	versions provider.Versions // held when it was fresh
+	warned   warned
 }
 
 // NewEvents returns the events of a node, some of whose volumes an earlier
@@ -82,7 +85,7 @@ func (e *Events) Ended(t Turn) {
 		e.told[t.Volume] = e.tellFailed(t, was)
 	case t.Result.Outcome != publish.NotDue:
 		e.tellFresh(t, was)
-		e.told[t.Volume] = told{versions: t.Result.Record.Held.Versions}
+		e.told[t.Volume] = told{versions: t.Result.Record.Held.Versions, warned: e.tellWarned(t, was.warned)}
 	}
 }
 
@@ -102,7 +105,7 @@ func (e *Events) tellFailed(t Turn, was told) told {
 	if len(e.told) > maxTold { // pods that never had their volume leave without a word
 		maps.DeleteFunc(e.told, func(_ volume.ID, is told) bool { return is.failure != "" && time.Since(is.at) > eventGap })
 	}
-	return told{failure: cause, at: time.Now(), stale: was.stale, versions: was.versions}
+	return told{failure: cause, at: time.Now(), stale: was.stale, versions: was.versions, warned: was.warned}
 }
 
 func (e *Events) tellStale(t Turn, was told, stale *publish.StaleError) told {
@@ -112,7 +115,7 @@ func (e *Events) tellStale(t Turn, was told, stale *publish.StaleError) told {
 	}
 	e.Event(t.Pod, corev1.EventTypeWarning, reasonStale, fmt.Sprintf("class %s: the pod keeps the files that it has; stale since %s (%s): %v",
 		t.Class, stale.Since.UTC().Format(time.RFC3339), reason, stale.Err))
-	return told{stale: reason, at: time.Now(), versions: was.versions}
+	return told{stale: reason, at: time.Now(), versions: was.versions, warned: was.warned}
 }
 
 func (e *Events) tellFresh(t Turn, was told) {

@@ -8,12 +8,14 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/publish"
 	"github.com/keymount/keymount/pkg/volume"
 )
@@ -32,6 +34,7 @@ type Metrics struct {
 	unpublishes, unpublishErrors *prometheus.CounterVec
 	rotations, rotationErrors    *prometheus.CounterVec
 	rotationDuration             *prometheus.HistogramVec
+	warnings                     *prometheus.CounterVec
 }
 
 // New returns the metrics of a driver of that version, which keeps its volumes
@@ -52,9 +55,12 @@ func New(volumes volume.Store, version string) *Metrics {
 			Name: "rotation_reconcile_duration_sec", Help: "Time that refreshes of published volumes took, in seconds.",
 			Buckets: []float64{.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30, 60, 120},
 		}, []string{"os_type"}),
+		warnings: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keymount_warnings_total", Help: "Publishes and refreshes that succeeded, with a warning of that reason.",
+		}, []string{"provider", "reason"}),
 	}
 	m.registry.MustRegister(
-		m.publishes, m.publishErrors, m.unpublishes, m.unpublishErrors, m.rotations, m.rotationErrors, m.rotationDuration, m,
+		m.publishes, m.publishErrors, m.unpublishes, m.unpublishErrors, m.rotations, m.rotationErrors, m.rotationDuration, m.warnings, m,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "keymount_build_info", Help: "Always 1; the label says which build this is.",
 			ConstLabels: prometheus.Labels{"version": version},
@@ -114,6 +120,7 @@ func (o *observer) Publish(ctx context.Context, v volume.Volume) (publish.Result
 	began := time.Now()
 	res, err := o.next.Publish(ctx, v)
 	o.metrics.published(v.ID, res, err, began)
+	o.metrics.warned(v.ID, res)
 	return res, err
 }
 
@@ -124,6 +131,7 @@ func (o *observer) Refresh(ctx context.Context, id volume.ID) (publish.Result, e
 	if !errors.Is(err, volume.ErrNotFound) {
 		o.metrics.refreshed(id, res, err, began)
 	}
+	o.metrics.warned(id, res)
 	return res, err
 }
 
@@ -154,20 +162,32 @@ func (m *Metrics) published(id volume.ID, res publish.Result, err error, began t
 
 // refreshed counts a refresh, whoever asked for it.
 func (m *Metrics) refreshed(id volume.ID, res publish.Result, err error, began time.Time) {
-	provider := func() string { return m.provider(id, res, err) }
+	name := func() string { return m.provider(id, res, err) }
 	switch {
 	case cutShort(err):
 		return
 	case err != nil:
-		m.rotationErrors.WithLabelValues(provider(), publish.Reason(err), "false", osType).Inc()
+		m.rotationErrors.WithLabelValues(name(), publish.Reason(err), "false", osType).Inc()
 	case res.Outcome == publish.Rotated:
-		m.rotations.WithLabelValues(provider(), "true", osType).Inc()
+		m.rotations.WithLabelValues(name(), "true", osType).Inc()
 	case res.Outcome == publish.Unchanged:
-		m.rotations.WithLabelValues(provider(), "false", osType).Inc()
+		m.rotations.WithLabelValues(name(), "false", osType).Inc()
 	default:
 		return
 	}
 	m.rotationDuration.WithLabelValues(osType).Observe(time.Since(began).Seconds())
+}
+
+// warned counts what a volume was given with a warning. Each reason counts
+// once, however many objects it is said of.
+func (m *Metrics) warned(id volume.ID, res publish.Result) {
+	if res.Bundle == nil {
+		return
+	}
+	isExpired := func(w provider.Warning) bool { return w.Reason == provider.Expired } // the only one, so the label has one value
+	if slices.ContainsFunc(res.Bundle.Warnings, isExpired) {
+		m.warnings.WithLabelValues(m.provider(id, res, nil), string(provider.Expired)).Inc()
+	}
 }
 
 // cutShort reports whether a call ended because nobody wanted it any more.

@@ -130,6 +130,36 @@ func TestEachCallCountsOnceAndAsWhatItDid(t *testing.T) {
 	}
 }
 
+// warning returns how a call ended whose bundle has these warnings.
+func warning(outcome publish.Outcome, reasons ...provider.WarningReason) ends {
+	e := as(outcome, nil)
+	e.res.Bundle = &provider.Bundle{}
+	for _, reason := range reasons {
+		e.res.Bundle.Warnings = append(e.res.Bundle.Warnings, provider.Warning{Reason: reason, Message: canary})
+	}
+	return e
+}
+
+func TestWarningsCountOnceForEachBundle(t *testing.T) {
+	m := metrics.New(&volume.Memory{}, "v1")
+	for _, e := range []ends{
+		as(publish.Created, nil), as(publish.NotDue, nil), as("", stale(provider.ErrDenied)), {err: provider.ErrDenied}, warning(publish.Rotated), warning(publish.Created, canary),
+	} {
+		_, _ = m.Observe(e).Publish(t.Context(), volume.Volume{ID: "v"})
+		_, _ = m.Observe(e).Refresh(t.Context(), "v")
+	}
+	if got := scrape(t, m, "keymount_warnings_total"); len(got) != 0 {
+		t.Errorf("without a warning that is known there is %v", got)
+	}
+	_, _ = m.Observe(warning(publish.Created, provider.Expired, canary, provider.Expired)).Publish(t.Context(), volume.Volume{ID: "v"})
+	_, _ = m.Observe(warning(publish.Unchanged, provider.Expired)).Publish(t.Context(), volume.Volume{ID: "v"})
+	_, _ = m.Observe(warning(publish.Rotated, provider.Expired)).Refresh(t.Context(), "v")
+	want := map[string]string{`keymount_warnings_total{provider="vault",reason="Expired"}`: "3"}
+	if diff := cmp.Diff(want, scrape(t, m, "keymount_warnings_total")); diff != "" {
+		t.Errorf("samples (-want +got):\n%s", diff)
+	}
+}
+
 func TestTheRecordTellsWhoseVolumeItIs(t *testing.T) {
 	var store volume.Memory
 	if err := store.Put(record("v", "azure")); err != nil {
@@ -265,7 +295,7 @@ func TestTheBuildAndTheProcessAreThere(t *testing.T) {
 // The table of docs/flags.md has exactly the metrics that there are.
 func TestEveryMetricIsDocumented(t *testing.T) {
 	m := metrics.New(&volume.Memory{}, "v1")
-	for _, e := range []ends{as(publish.Created, nil), as(publish.Rotated, nil), as("", stale(provider.ErrDenied)), {err: provider.ErrDenied}} {
+	for _, e := range []ends{warning(publish.Created, provider.Expired), as(publish.Rotated, nil), as("", stale(provider.ErrDenied)), {err: provider.ErrDenied}} {
 		_, _ = m.Observe(e).Publish(t.Context(), volume.Volume{ID: "v"})
 		_ = m.Observe(e).Unpublish(t.Context(), "v", "/t")
 	}

@@ -59,6 +59,7 @@ func (c *client) Fetch(ctx context.Context, req *provider.Request) (*provider.Bu
 	if err != nil {
 		return nil, c.unusable(req, err)
 	}
+	maskWarnings(bundle.Warnings, bearers(req))
 	return bundle, nil
 }
 

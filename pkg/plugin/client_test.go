@@ -57,10 +57,12 @@ func TestNothingOfARequestOrABundleIsLostBetweenTwoEnds(t *testing.T) {
 		Versions: provider.Versions{"a": "1", "b": ""},
 		Lease:    provider.Lease{ID: "ünï\n", Expires: time.Date(2031, 1, 1, 0, 0, 0, 1, time.UTC)},
 		Refresh:  time.Date(2029, 1, 1, 0, 0, 0, 123456789, time.UTC),
+		Expires:  time.Date(2029, 6, 1, 0, 0, 0, 0, time.UTC),
+		Warnings: []provider.Warning{{Reason: provider.Expired, Message: `ünï <a> & "b" \ has expired`}, {Reason: provider.Expired, Message: "c"}},
 	}
 	for name, bundle := range map[string]*provider.Bundle{
 		"a full bundle":           full,
-		"an unchanged bundle":     {Versions: provider.Versions{"a": "1", "b": "2"}, Unchanged: true, Lease: full.Lease, Refresh: full.Refresh},
+		"an unchanged bundle":     {Versions: provider.Versions{"a": "1", "b": "2"}, Unchanged: true, Lease: full.Lease, Refresh: full.Refresh, Warnings: full.Warnings},
 		"a bundle without files":  {Versions: provider.Versions{"a": "3"}},
 		"a lease without a name":  {Versions: provider.Versions{"a": "3"}, Lease: provider.Lease{Expires: full.Lease.Expires}},
 		"a lease without an end":  {Versions: provider.Versions{"a": "3"}, Lease: provider.Lease{ID: "id"}},
@@ -249,9 +251,10 @@ func TestMetadataOfReplies(t *testing.T) {
 			trailer: metadata.Pairs("keymount-lease-id-bin", "id", "keymount-empty", "true"),
 			want:    provider.Bundle{Lease: provider.Lease{ID: "id"}},
 		},
-		"not a time":      {header: metadata.Pairs("keymount-refresh", "soon"), wantErr: `keymount-refresh is "soon"`},
-		"not an end":      {header: metadata.Pairs("keymount-lease-expires", "never"), wantErr: `keymount-lease-expires is "never"`},
-		"a huge lease ID": {header: metadata.Pairs("keymount-lease-id-bin", strings.Repeat("x", 5000)), wantErr: "at most 4096"},
+		"no end of what is served": {header: metadata.Pairs("keymount-expires", "soon"), wantErr: `keymount-expires is "soon"`},
+		"not a time":               {header: metadata.Pairs("keymount-refresh", "soon"), wantErr: `keymount-refresh is "soon"`},
+		"not an end":               {header: metadata.Pairs("keymount-lease-expires", "never"), wantErr: `keymount-lease-expires is "never"`},
+		"a huge lease ID":          {header: metadata.Pairs("keymount-lease-id-bin", strings.Repeat("x", 5000)), wantErr: "at most 4096"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := shortDir(t)

@@ -28,7 +28,11 @@
 // In replies only, as headers (trailers are understood too):
 //
 //	keymount-refresh        Bundle.Refresh
+//	keymount-expires        Bundle.Expires
 //	keymount-empty          "true": the volume has no files, and is not Unchanged
+//	keymount-warnings-bin   Bundle.Warnings, a JSON list of objects with reason,
+//	                        which is "Expired", and message, one line of at most
+//	                        512 bytes of printable text; at most 64
 //
 // With an error PermissionDenied only, as a trailer:
 //
@@ -59,7 +63,7 @@
 // A provider's gRPC code is kept, and decides which sentinel of package
 // provider the error wraps. Its message is not trusted: it is shortened, rid
 // of control characters, and the tokens and credentials of the request are
-// masked in it.
+// masked in it. So they are in warnings.
 package plugin
 
 //go:generate ./generate.sh

@@ -36,16 +36,19 @@ func FuzzReply(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(wire, "", "")
-		f.Add(wire, "2030-01-01T00:00:00.5Z", "true")
+		f.Add(wire, "", "", "")
+		f.Add(wire, "2030-01-01T00:00:00.5Z", "true", `[{"reason":"Expired","message":"a <b>"}]`)
 	}
-	f.Add([]byte("\x0a\x02\x0a\x00"), "+0", "")
-	f.Fuzz(func(t *testing.T, wire []byte, refresh, empty string) {
+	f.Add([]byte("\x0a\x02\x0a\x00"), "+0", "", "null")
+	for _, warnings := range []string{"[]", "{}", "[null]", "[{}]", `[{"reason":"Other","message":"a"}]`, `[{"reason":"Expired","message":"\ud800\n"}]`, `[] []`} {
+		f.Add([]byte("\x0a\x06\x0a\x01a\x12\x011"), "", "", warnings)
+	}
+	f.Fuzz(func(t *testing.T, wire []byte, refresh, empty, warnings string) {
 		var reply v1alpha1.MountResponse
 		if proto.Unmarshal(wire, &reply) != nil {
 			return
 		}
-		md := metadata.Pairs(metaRefresh, refresh, metaEmpty, empty, metaLeaseID, refresh)
+		md := metadata.Pairs(metaRefresh, refresh, metaEmpty, empty, metaLeaseID, refresh, metaWarnings, warnings)
 		bundle, err := decodeReply(&reply, md, 0o640)
 		if err != nil {
 			return
@@ -58,7 +61,11 @@ func FuzzReply(f *testing.F) {
 				t.Errorf("file %q has no mode", file.Path)
 			}
 		}
-		again, err := decodeReply(encodeReply(bundle, 0o640), metadata.Pairs(replyMetadata(bundle)...), 0o640)
+		pairs, err := replyMetadata(bundle)
+		if err != nil {
+			t.Fatalf("what was accepted cannot be sent on: %v", err)
+		}
+		again, err := decodeReply(encodeReply(bundle, 0o640), metadata.Pairs(pairs...), 0o640)
 		if diff := cmp.Diff(bundle, again, cmp.Comparer(secret.Value.Equal)); err != nil || diff != "" {
 			t.Errorf("the bundle changes when it is sent on: %v\n%s", err, diff)
 		}

@@ -122,6 +122,12 @@ func decodeReply(reply *v1alpha1.MountResponse, md metadata.MD, mode fs.FileMode
 	if bundle.Refresh, err = decodeTime(md, metaRefresh); err != nil {
 		return nil, err
 	}
+	if bundle.Expires, err = decodeTime(md, metaExpires); err != nil {
+		return nil, err
+	}
+	if bundle.Warnings, err = decodeWarnings(md); err != nil {
+		return nil, err
+	}
 	return bundle, bundle.Validate()
 }
 

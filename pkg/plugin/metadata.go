@@ -17,8 +17,10 @@ const (
 	metaLeaseID      = "keymount-lease-id-bin"
 	metaLeaseExpires = "keymount-lease-expires"
 	metaRefresh      = "keymount-refresh"
+	metaExpires      = "keymount-expires"
 	metaEmpty        = "keymount-empty"
 	metaFacts        = "keymount-facts-bin"
+	metaWarnings     = "keymount-warnings-bin"
 
 	metaMissingAudience = "keymount-missing-audience-bin"
 	metaMissingFacts    = "keymount-missing-facts-bin"
@@ -64,15 +66,22 @@ func decodeFacts(md metadata.MD) (provider.Facts, error) {
 }
 
 // replyMetadata returns the headers for the reply to a Mount call.
-func replyMetadata(bundle *provider.Bundle) []string {
+func replyMetadata(bundle *provider.Bundle) ([]string, error) {
 	pairs := encodeLease(bundle.Lease)
 	if !bundle.Refresh.IsZero() {
 		pairs = append(pairs, metaRefresh, encodeTime(bundle.Refresh))
 	}
+	if !bundle.Expires.IsZero() {
+		pairs = append(pairs, metaExpires, encodeTime(bundle.Expires))
+	}
 	if len(bundle.Files) == 0 && !bundle.Unchanged {
 		pairs = append(pairs, metaEmpty, "true")
 	}
-	return pairs
+	if len(bundle.Warnings) == 0 {
+		return pairs, nil
+	}
+	text, err := json.Marshal(bundle.Warnings)
+	return append(pairs, metaWarnings, string(text)), err
 }
 
 func unprintable(r rune) bool { return r < ' ' || r > '~' }

@@ -52,7 +52,11 @@ func (s *service) Mount(ctx context.Context, message *v1alpha1.MountRequest) (*v
 		// The driver would take the absence of files for its own content.
 		return nil, status.Error(codes.Internal, "the provider calls versions unchanged that the volume does not hold")
 	}
-	if err := grpc.SetHeader(ctx, metadata.Pairs(replyMetadata(bundle)...)); err != nil {
+	pairs, err := replyMetadata(bundle)
+	if err == nil {
+		err = grpc.SetHeader(ctx, metadata.Pairs(pairs...))
+	}
+	if err != nil {
 		return nil, status.Error(codes.Internal, "the reply's metadata cannot be sent")
 	}
 	return encodeReply(bundle, req.Mode), nil

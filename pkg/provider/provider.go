@@ -112,8 +112,13 @@ type Bundle struct {
 	Lease Lease
 	// Refresh is when asking again is worth it; zero means the driver's interval.
 	Refresh time.Time
+	// Expires is when something of it is no longer to be used; zero means that
+	// nothing says so. The driver asks again before that.
+	Expires time.Time
 	// Unchanged says that the volume already holds Versions; Files is ignored.
 	Unchanged bool
+	// Warnings say what is wrong with what is served, also while it is Unchanged.
+	Warnings []Warning
 }
 
 // A File is one file of a volume.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,14 @@ import (
 	"github.com/keymount/keymount/pkg/atomicdir"
 	"github.com/keymount/keymount/pkg/provider"
 )
+
+// expired returns a warning for each message.
+func expired(messages ...string) (warnings []provider.Warning) {
+	for _, message := range messages {
+		warnings = append(warnings, provider.Warning{Reason: provider.Expired, Message: message})
+	}
+	return warnings
+}
 
 func TestABundleIsValidatedWholly(t *testing.T) {
 	versions := provider.Versions{"o": "1"}
@@ -39,6 +48,15 @@ func TestABundleIsValidatedWholly(t *testing.T) {
 		{"two files of one path", &provider.Bundle{Versions: versions, Files: file("a", "a")}, `"a"`},
 		{"a file that is also a directory", &provider.Bundle{Versions: versions, Files: file("a/b", "a")}, `"a"`},
 		{"a mode beyond permissions", &provider.Bundle{Versions: versions, Files: []provider.File{{Path: "a", Mode: 0o4755}}}, `"a"`},
+		{"as many warnings as may be, of the longest", &provider.Bundle{Versions: versions, Warnings: slices.Repeat(expired(strings.Repeat("ü", 256)), 64)}, ""},
+		{"too many warnings", &provider.Bundle{Versions: versions, Warnings: slices.Repeat(expired("a"), 65)}, "65 warnings"},
+		{"a warning of another reason", &provider.Bundle{Versions: versions, Warnings: []provider.Warning{{Reason: "expired", Message: "a"}}}, "reason that is not known"},
+		{"a warning that says nothing", &provider.Bundle{Versions: versions, Warnings: expired("a", "")}, "0 bytes"},
+		{"a long warning", &provider.Bundle{Versions: versions, Warnings: expired(strings.Repeat("x", 513))}, "513 bytes"},
+		{"a warning of two lines", &provider.Bundle{Versions: versions, Warnings: expired("a\nb")}, "one line of printable text"},
+		{"a warning that turns the text around", &provider.Bundle{Versions: versions, Warnings: expired("a\u202eb")}, "one line of printable text"},
+		{"a warning that is no text", &provider.Bundle{Versions: versions, Warnings: expired("a\xff")}, "one line of printable text"},
+		{"warnings of an unchanged bundle count", &provider.Bundle{Versions: versions, Warnings: expired(""), Unchanged: true}, "0 bytes"},
 		{"files of an unchanged bundle are ignored", &provider.Bundle{Versions: versions, Files: file(".."), Unchanged: true}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -13,9 +13,10 @@ import (
 const maxVersions = 512 << 10
 
 // Validate checks everything that the driver relies on in a fetched bundle:
-// that it names at least one object version, and that its files can stand
-// together in one directory. The error says what is wrong and never shows
-// content; it wraps no sentinel, because such a bundle is a bug of the provider.
+// that it names at least one object version, that its warnings can be shown,
+// and that its files can stand together in one directory. The error says what
+// is wrong and never shows content; it wraps no sentinel, because such a
+// bundle is a bug of the provider.
 func (b *Bundle) Validate() error {
 	switch {
 	case b == nil:
@@ -32,6 +33,9 @@ func (b *Bundle) Validate() error {
 	}
 	if size > maxVersions {
 		return fmt.Errorf("object IDs and versions of %d bytes, want at most %d", size, maxVersions)
+	}
+	if err := validateWarnings(b.Warnings); err != nil {
+		return err
 	}
 	if b.Unchanged {
 		return nil

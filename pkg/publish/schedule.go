@@ -12,6 +12,7 @@ const (
 	minGap     = time.Second     // between two refreshes that a provider asks for
 	minBackoff = 5 * time.Second // after the first failure, unless the interval is shorter
 	maxBackoff = 5 * time.Minute
+	expiryGap  = time.Minute // between two refreshes for what is about to expire
 )
 
 // A Schedule says when a volume is refreshed next. A nil Schedule never
@@ -26,7 +27,8 @@ const (
 //
 // A lease is renewed between 60 % and two thirds of what remains of its life,
 // each at a share of its own, so that volumes that were published together
-// part.
+// part. What expires is asked for again when half of the time until then is
+// over, and so on.
 type Schedule struct {
 	Interval time.Duration // for classes that set none; zero: only those that do
 	Node     string        // spreads nodes apart
@@ -49,6 +51,11 @@ func (s *Schedule) refreshed(now time.Time, interval time.Duration, group string
 		renew := now.Add(max(minGap, s.share(b.Lease.Expires.Sub(now), b.Lease.ID)))
 		if due.IsZero() || renew.Before(due) {
 			due = renew
+		}
+	}
+	if left := b.Expires.Sub(now); left > 0 { // again and again, the less time there is
+		if again := now.Add(max(expiryGap, left/2)); due.IsZero() || again.Before(due) {
+			due = again
 		}
 	}
 	return due

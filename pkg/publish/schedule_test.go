@@ -70,6 +70,11 @@ func TestRefreshed(t *testing.T) {
 			Refresh: base.Add(time.Hour), Lease: provider.Lease{ID: "l", Expires: time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)},
 		}, base.Add(time.Hour)},
 		{"a lease that has ended is not a busy loop", &Schedule{}, 0, provider.Bundle{Lease: provider.Lease{ID: "l", Expires: base.Add(-time.Minute)}}, base.Add(minGap)},
+		{"what expires is asked for again before that", &Schedule{}, 0, provider.Bundle{Expires: base.Add(time.Hour)}, base.Add(30 * time.Minute)},
+		{"also where the provider has a later time", &Schedule{}, 0, provider.Bundle{Expires: base.Add(time.Hour), Refresh: base.Add(2 * time.Hour)}, base.Add(30 * time.Minute)},
+		{"what expires at once is not a busy loop", &Schedule{}, 0, provider.Bundle{Expires: base.Add(time.Second)}, base.Add(expiryGap)},
+		{"what has expired is no reason to refresh", &Schedule{}, 0, provider.Bundle{Expires: base}, time.Time{}},
+		{"rotation off means never, also before an expiry", nil, 0, provider.Bundle{Expires: base.Add(time.Hour)}, time.Time{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := c.schedule.refreshed(base, c.interval, "g", &c.bundle); !got.Equal(c.want) {

@@ -374,8 +374,10 @@ func TestALeasedBundleIsNeverShared(t *testing.T) {
 func TestBundlesAreNotConnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKit(t)
+		k.fake.Expire("a")
 		bundles := append(k.fetch(k.request(), k.request()), k.fetch(k.request())...)
 		for i, b := range bundles {
+			b.Warnings[0].Message = "changed"
 			b.Files[0].Path = fmt.Sprint(i)
 			b.Files = append(b.Files[:0], provider.File{Path: fmt.Sprint(i)})
 			b.Versions["a"], b.Versions["b"] = "changed", "new"
@@ -383,7 +385,7 @@ func TestBundlesAreNotConnected(t *testing.T) {
 		again := k.fetch(k.request())[0]
 		k.holdsValue(again)
 		k.fetched(1)
-		if again.Files[0].Path != "a" || len(again.Versions) != 1 || again.Versions["a"] == "changed" {
+		if again.Files[0].Path != "a" || len(again.Versions) != 1 || again.Versions["a"] == "changed" || len(again.Warnings) != 1 || again.Warnings[0].Message == "changed" {
 			t.Errorf("a caller changed the bundle of another: %v", again)
 		}
 	})

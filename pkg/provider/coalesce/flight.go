@@ -198,6 +198,7 @@ func (g *Group) take(f *flight, owner bool, held provider.Versions) (*provider.B
 	own := *f.bundle
 	own.Files = slices.Clone(own.Files)
 	own.Versions = maps.Clone(own.Versions)
+	own.Warnings = slices.Clone(own.Warnings)
 	return &own, nil
 }
 

@@ -30,6 +30,7 @@ func TestWhatABackendCannotExpressIsSaid(t *testing.T) {
 	if diff := cmp.Diff([]string{
 		"OptionalMayBeMissing: every object is required",
 		"ModeDefaultsAndOverrides: files have no mode",
+		"ExpiredIsServedWithAWarning: backend has no Expirer",
 		"DeniedIsDenied: backend has no Denier",
 		"OutageIsUnavailable: backend has no Breaker",
 		"RecoversAfterOutage: backend has no Breaker",

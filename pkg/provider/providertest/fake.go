@@ -32,6 +32,7 @@ type Fake struct {
 	objects  map[string][]byte
 	leases   map[string]*fakeLease // by lease ID
 	denied   map[string]bool
+	expired  map[string]bool
 	broken   bool
 	hung     chan struct{} // closed by Resume; nil if the store answers
 	waiting  chan struct{} // closed by the first call that hangs
@@ -57,7 +58,19 @@ func (f *Fake) Put(name string, value []byte) {
 			f.objects = map[string][]byte{}
 		}
 		f.objects[name] = append([]byte{}, value...)
+		delete(f.expired, name)
 	})
+}
+
+// Expire makes every fetch of the object succeed with a warning, until it is
+// Put again.
+func (f *Fake) Expire(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.expired == nil {
+		f.expired = map[string]bool{}
+	}
+	f.expired[name] = true
 }
 
 // Delete removes the object of that name, and tells those who watch.

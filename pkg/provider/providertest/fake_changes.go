@@ -69,6 +69,7 @@ func (b fakeBackend) Provider() provider.Provider                 { return b.fak
 func (b fakeBackend) Put(_ testing.TB, name string, value []byte) { b.fake.Put(name, value) }
 func (b fakeBackend) Delete(_ testing.TB, name string)            { b.fake.Delete(name) }
 func (b fakeBackend) Deny(_ testing.TB, name string)              { b.fake.Deny(name) }
+func (b fakeBackend) Expire(_ testing.TB, name string)            { b.fake.Expire(name) }
 func (b fakeBackend) Break(testing.TB)                            { b.fake.Break() }
 func (b fakeBackend) Repair(testing.TB)                           { b.fake.Repair() }
 func (b fakeBackend) Leases(testing.TB) int                       { return b.fake.Leases() }

@@ -109,6 +109,10 @@ func (f *Fake) read(objects []Object, req *provider.Request) (*provider.Bundle, 
 		}
 		bundle.Files = append(bundle.Files, provider.File{Path: o.path(), Mode: mode, Data: secret.New(bytes.Clone(value))})
 		bundle.Versions[o.Name] = f.version(o.Name, value)
+		if f.expired[o.Name] {
+			message := fmt.Sprintf("object %q, version %s, has expired", o.Name, bundle.Versions[o.Name])
+			bundle.Warnings = append(bundle.Warnings, provider.Warning{Reason: provider.Expired, Message: message})
+		}
 	}
 	return bundle, nil
 }

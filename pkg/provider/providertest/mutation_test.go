@@ -262,6 +262,29 @@ var mutations = []struct {
 	{"HeldAndCurrentMayBeUnchanged", "says unchanged of new versions", onSuccess(func(_ *Fake, req *provider.Request, b *provider.Bundle) {
 		b.Unchanged = len(req.Held.Versions) > 0
 	})},
+	{"ExpiredIsServedWithAWarning", "does not warn", onSuccess(func(_ *Fake, _ *provider.Request, b *provider.Bundle) { b.Warnings = nil })},
+	{"ExpiredIsServedWithAWarning", "does not warn of what is unchanged", onSuccess(func(_ *Fake, _ *provider.Request, b *provider.Bundle) {
+		if b.Unchanged {
+			b.Warnings = nil
+		}
+	})},
+	{"ExpiredIsServedWithAWarning", "warns in other words each time", onSuccess(func(f *Fake, _ *provider.Request, b *provider.Bundle) {
+		for i := range b.Warnings {
+			b.Warnings[i].Message += fmt.Sprint(f.Fetches())
+		}
+	})},
+	{"ExpiredIsServedWithAWarning", "warns of everything", onSuccess(func(_ *Fake, _ *provider.Request, b *provider.Bundle) {
+		b.Warnings = []provider.Warning{{Reason: provider.Expired, Message: "old and new"}}
+	})},
+	{"ExpiredIsServedWithAWarning", "refuses what has expired", func(m *mutant) {
+		m.fetch = func(ctx context.Context, req *provider.Request) (*provider.Bundle, error) {
+			b, err := m.fake.Fetch(ctx, req)
+			if err == nil && len(b.Warnings) > 0 {
+				return nil, provider.ErrDenied
+			}
+			return b, err
+		}
+	}},
 	{"EachVolumeHasItsLease", "shares a lease", sharedLease},
 	{"LeaseIsRenewedNotReissued", "reissues instead of renewing", forgetsLease},
 	{"LeaseIsRenewedNotReissued", "names a lease anew", onSuccess(func(f *Fake, _ *provider.Request, b *provider.Bundle) { b.Lease.ID += fmt.Sprint(f.Fetches()) })},

@@ -63,6 +63,14 @@ type Denier interface {
 	Deny(t testing.TB, name string)
 }
 
+// An Expirer is a Backend whose objects can expire, and whose provider serves
+// them nevertheless. Optional.
+type Expirer interface {
+	// Expire ends the time of the object that was Put under name, though not of
+	// what is Put there later.
+	Expire(t testing.TB, name string)
+}
+
 // A Breaker is a Backend that can be out of order. Optional.
 type Breaker interface {
 	// Break makes every call to the backend fail, until Repair.
@@ -126,7 +134,7 @@ func Run(t *testing.T, newBackend func(testing.TB) Backend) {
 // choose splits the cases into those that the backend can express and, for
 // the others, why it cannot.
 func choose(b Backend) (applicable []testCase, reasons []string) {
-	for _, c := range slices.Concat(contentCases(), failureCases(), versionCases(), leaseCases(), behaviourCases()) {
+	for _, c := range slices.Concat(contentCases(), warningCases(), failureCases(), versionCases(), leaseCases(), behaviourCases()) {
 		if why := c.unfit(b); why != "" {
 			reasons = append(reasons, c.name+": "+why)
 			continue

@@ -164,6 +164,9 @@ func (s *suite) note(bundle *provider.Bundle, err error) {
 	for _, file := range bundle.Files {
 		s.said.say("a file path", file.Path)
 	}
+	for _, w := range bundle.Warnings {
+		s.said.say("a warning", w.Message)
+	}
 	s.said.say("a printed bundle", fmt.Sprintf("%v %+v %#v", bundle, bundle, *bundle))
 }
 
