@@ -3,6 +3,7 @@ package kube
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -54,9 +55,13 @@ type event struct {
 	kind, reason, message string
 }
 
+// requestID matches the ID that a store gives a request, which makes no other
+// failure of it.
+var requestID = regexp.MustCompile(` \(request [^()]{1,100}\)`)
+
 // told is what a pod was told of a volume.
 type told struct {
-	failure  string            // of the last publish; "" once it succeeded
+	failure  string            // of the last publish, without IDs of requests; "" once it succeeded
 	stale    string            // reason; "" while it is fresh
 	at       time.Time         // when failure or stale was told
 	versions provider.Versions // held when it was fresh
@@ -98,14 +103,15 @@ func (e *Events) Gone(id volume.ID) {
 
 func (e *Events) tellFailed(t Turn, was told) told {
 	cause := oneLine(t.Err.Error())
-	if cause == was.failure && time.Since(was.at) < eventGap {
+	same := requestID.ReplaceAllString(cause, "")
+	if same == was.failure && time.Since(was.at) < eventGap {
 		return was
 	}
 	e.Event(t.Pod, corev1.EventTypeWarning, reasonPublishFailed, fmt.Sprintf("class %s: %s", t.Class, cause))
 	if len(e.told) > maxTold { // pods that never had their volume leave without a word
 		maps.DeleteFunc(e.told, func(_ volume.ID, is told) bool { return is.failure != "" && time.Since(is.at) > eventGap })
 	}
-	return told{failure: cause, at: time.Now(), stale: was.stale, versions: was.versions, warned: was.warned}
+	return told{failure: same, at: time.Now(), stale: was.stale, versions: was.versions, warned: was.warned}
 }
 
 func (e *Events) tellStale(t Turn, was told, stale *publish.StaleError) told {

@@ -44,6 +44,13 @@ func TestAPodHearsWhatBecomesOfItsVolume(t *testing.T) {
 			{"a publish fails", func() Turn { return Turn{Volume: "1", Class: rec.Class, Pod: rec.Pod, Err: away} },
 				[]string{"PublishFailed: class ns/c: the store is away: unavailable"}},
 			{"it fails again", func() Turn { return Turn{Volume: "1", Class: rec.Class, Pod: rec.Pod, Err: away} }, nil},
+			{"it fails with an ID of the request", func() Turn {
+				return Turn{Volume: "1", Class: rec.Class, Pod: rec.Pod, Err: errors.New("403 (request 1a-2b): denied")}
+			},
+				[]string{"PublishFailed: class ns/c: 403 (request 1a-2b): denied"}},
+			{"it fails again, in another request", func() Turn {
+				return Turn{Volume: "1", Class: rec.Class, Pod: rec.Pod, Err: errors.New("403 (request 3c-4d): denied")}
+			}, nil},
 			{"it fails otherwise", func() Turn { return Turn{Volume: "1", Class: rec.Class, Pod: rec.Pod, Err: provider.ErrDenied} },
 				[]string{"PublishFailed: class ns/c: denied"}},
 			{"it succeeds", func() Turn { return s.publish(rec, publish.Created) }, nil},

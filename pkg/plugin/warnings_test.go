@@ -95,8 +95,8 @@ func TestAWarningShowsNoSecretOfTheRequest(t *testing.T) {
 	long := strings.Repeat("ü", 200) + strings.Repeat("k", 112)
 	for message, want := range map[string]string{
 		"secret a of " + token + " has expired": "secret a of [secret] has expired",
-		"secret b has expired":                   "secret b has expired",
-		long:                                     strings.Repeat("ü", 200) + strings.Repeat("[secret]", 14), // as much as may be
+		"secret b has expired":                  "secret b has expired",
+		long:                                    strings.Repeat("ü", 200) + strings.Repeat("[secret]", 14), // as much as may be
 	} {
 		text, err := json.Marshal(expired(message))
 		if err != nil {
