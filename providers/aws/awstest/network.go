@@ -2,6 +2,7 @@ package awstest
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"regexp"
@@ -88,3 +89,6 @@ func endpointOf(host string) endpoint {
 	}
 	return endpoint{}
 }
+
+// CAs returns the authorities to trust: the one in CAFile.
+func (s *Server) CAs() *x509.CertPool { return s.ca.Pool() }

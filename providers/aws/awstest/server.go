@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/keymount/keymount/pkg/provider/providertest/pipe"
+	"github.com/keymount/keymount/pkg/provider/providertest/trust"
 )
 
 // Options change what New makes. A nil *Options is fine.
@@ -31,7 +32,7 @@ type Server struct {
 
 	t        testing.TB
 	options  Options
-	ca       *authority
+	ca       *trust.Authority
 	plain    *pipe.Listener // connections of Dial
 	secure   *pipe.Listener // the same, to become TLS
 	services map[string]*service
@@ -40,10 +41,10 @@ type Server struct {
 
 	mu      sync.Mutex
 	regions map[string]*Region
-	roles   map[string]Role        // by ARN
-	keys    map[string]*credential // by access key ID
-	issuer  *signer                // of service account tokens
-	trusted map[string]keySet      // by issuer
+	roles   map[string]Role         // by ARN
+	keys    map[string]*credential  // by access key ID
+	issuer  *signer                 // of service account tokens
+	trusted map[string]trust.KeySet // by issuer
 	denied  map[denial]bool
 	calls   []*Call
 }
@@ -57,7 +58,7 @@ func New(t testing.TB, opts *Options) *Server {
 	s := &Server{
 		t:       t,
 		options: *opts,
-		ca:      newAuthority(t),
+		ca:      trust.NewAuthority(t, "awstest"),
 		plain:   pipe.Listen("awstest:80"),
 		secure:  pipe.Listen("awstest:443"),
 		services: map[string]*service{
@@ -69,14 +70,14 @@ func New(t testing.TB, opts *Options) *Server {
 		roles:   map[string]Role{},
 		keys:    map[string]*credential{},
 		issuer:  newSigner(t),
-		trusted: map[string]keySet{},
+		trusted: map[string]trust.KeySet{},
 		denied:  map[denial]bool{},
 	}
 	s.options.Account = cmp.Or(opts.Account, "123456789012")
 	s.options.Region = cmp.Or(opts.Region, "us-east-1")
 	s.agent = &Agent{server: s, roles: map[string]string{}, off: map[string]bool{}, Faults: newFaults()}
 	s.trusted[s.Issuer()] = s.issuer.public()
-	s.CAFile = s.ca.write(t)
+	s.CAFile = s.ca.File(t)
 	s.listen(t)
 	return s
 }
@@ -84,7 +85,7 @@ func New(t testing.TB, opts *Options) *Server {
 // listen serves until t ends.
 func (s *Server) listen(t testing.TB) {
 	t.Helper()
-	listeners := []net.Listener{s.plain, s.ca.listen(s.secure)}
+	listeners := []net.Listener{s.plain, s.ca.Listen(s.secure)}
 	s.URL = "http://127.0.0.1:4566"
 	if !s.options.Pipe {
 		tcp, err := net.Listen("tcp", cmp.Or(s.options.Listen, "127.0.0.1:0"))

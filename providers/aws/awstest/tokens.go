@@ -1,24 +1,16 @@
 package awstest
 
 import (
-	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rsa"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"math/big"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-)
 
-// A keySet has the public keys of an issuer, by key ID.
-type keySet map[string]crypto.PublicKey
+	"github.com/keymount/keymount/pkg/provider/providertest/trust"
+)
 
 // A signer is the issuer of the service account tokens of a cluster.
 type signer struct {
@@ -28,10 +20,10 @@ type signer struct {
 
 func newSigner(t testing.TB) *signer {
 	t.Helper()
-	return &signer{id: characters(40, letters), key: newKey(t)}
+	return &signer{id: characters(40, letters), key: trust.NewKey(t)}
 }
 
-func (s *signer) public() keySet { return keySet{s.id: s.key.Public()} }
+func (s *signer) public() trust.KeySet { return trust.KeySet{s.id: s.key.Public()} }
 
 // Issuer returns the issuer of the tokens that ServiceAccountToken makes, which
 // is trusted.
@@ -73,65 +65,12 @@ func subjectOf(namespace, name string) string {
 // that of a real cluster, by its JSON Web Key Set.
 func (s *Server) Trust(issuer string, jwks []byte) {
 	s.t.Helper()
-	keys, err := parseKeySet(jwks)
+	keys, err := trust.ParseKeySet(jwks)
 	if err != nil {
 		s.t.Errorf("trust %s: %v", issuer, err)
 		return
 	}
 	s.change(func() { s.trusted[issuer] = keys })
-}
-
-// A jwk is a public key in a JSON Web Key Set.
-type jwk struct {
-	Type  string `json:"kty"`
-	ID    string `json:"kid"`
-	Curve string `json:"crv"`
-	X     string `json:"x"`
-	Y     string `json:"y"`
-	N     string `json:"n"`
-	E     string `json:"e"`
-}
-
-func parseKeySet(jwks []byte) (keySet, error) {
-	var set struct {
-		Keys []jwk `json:"keys"`
-	}
-	if err := json.Unmarshal(jwks, &set); err != nil {
-		return nil, fmt.Errorf("it has no JSON Web Key Set: %w", err)
-	}
-	keys := keySet{}
-	for _, k := range set.Keys {
-		key, err := k.public()
-		if err != nil {
-			return nil, fmt.Errorf("key %q: %w", k.ID, err)
-		}
-		keys[k.ID] = key
-	}
-	if len(keys) == 0 {
-		return nil, errors.New("its JSON Web Key Set has no key")
-	}
-	return keys, nil
-}
-
-func (k jwk) public() (crypto.PublicKey, error) {
-	curves := map[string]elliptic.Curve{"P-256": elliptic.P256(), "P-384": elliptic.P384(), "P-521": elliptic.P521()}
-	var numbers [][]byte
-	for _, text := range []string{k.N, k.E, k.X, k.Y} {
-		number, err := base64.RawURLEncoding.DecodeString(text)
-		if err != nil {
-			return nil, err
-		}
-		numbers = append(numbers, number)
-	}
-	n, e, x, y := new(big.Int).SetBytes(numbers[0]), new(big.Int).SetBytes(numbers[1]), numbers[2], numbers[3]
-	switch {
-	case k.Type == "RSA" && n.Sign() > 0 && e.IsInt64():
-		return &rsa.PublicKey{N: n, E: int(e.Int64())}, nil
-	case k.Type == "EC" && curves[k.Curve] != nil:
-		return ecdsa.ParseUncompressedPublicKey(curves[k.Curve], slices.Concat([]byte{4}, x, y))
-	default:
-		return nil, fmt.Errorf("it is neither an RSA nor an EC key: %s %s", k.Type, k.Curve)
-	}
 }
 
 // Why a token is not accepted.

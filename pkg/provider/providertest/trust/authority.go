@@ -1,4 +1,7 @@
-package awstest
+// Package trust is what servers in memory are trusted by, and what they trust:
+// an authority that certifies them under every name, and the keys of issuers of
+// tokens.
+package trust
 
 import (
 	"crypto/ecdsa"
@@ -18,8 +21,9 @@ import (
 	"time"
 )
 
-// An authority signs a certificate for each name that is asked for.
-type authority struct {
+// An Authority signs a certificate for each name that a client asks for. It is
+// safe for concurrent use.
+type Authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey // of the authority, and of every name
 
@@ -27,7 +31,8 @@ type authority struct {
 	served map[string]*tls.Certificate // by name
 }
 
-func newKey(t testing.TB) *ecdsa.PrivateKey {
+// NewKey returns a key on P-256.
+func NewKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -36,11 +41,12 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
-func newAuthority(t testing.TB) *authority {
+// NewAuthority returns an authority of a name.
+func NewAuthority(t testing.TB, name string) *Authority {
 	t.Helper()
-	a := &authority{key: newKey(t), served: map[string]*tls.Certificate{}}
+	a := &Authority{key: NewKey(t), served: map[string]*tls.Certificate{}}
 	a.cert = &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature}
-	der, err := a.sign(a.cert, "awstest")
+	der, err := a.sign(a.cert, name)
 	if err != nil {
 		t.Fatalf("make the CA: %v", err)
 	}
@@ -51,7 +57,7 @@ func newAuthority(t testing.TB) *authority {
 }
 
 // sign returns the certificate, valid for ten years from an hour ago.
-func (a *authority) sign(template *x509.Certificate, name string) ([]byte, error) {
+func (a *Authority) sign(template *x509.Certificate, name string) ([]byte, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 159))
 	if err != nil {
 		return nil, err
@@ -62,13 +68,13 @@ func (a *authority) sign(template *x509.Certificate, name string) ([]byte, error
 	return x509.CreateCertificate(rand.Reader, template, a.cert, a.key.Public(), a.key)
 }
 
-// listen returns a listener whose connections are TLS.
-func (a *authority) listen(inner net.Listener) net.Listener {
+// Listen returns a listener whose connections are TLS.
+func (a *Authority) Listen(inner net.Listener) net.Listener {
 	return tls.NewListener(inner, &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: a.serve})
 }
 
 // serve returns the certificate of the name that a client asks for.
-func (a *authority) serve(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+func (a *Authority) serve(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if hello.ServerName == "" {
 		return nil, errors.New("the client asks for no name")
 	}
@@ -88,8 +94,8 @@ func (a *authority) serve(hello *tls.ClientHelloInfo) (*tls.Certificate, error) 
 	return cert, nil
 }
 
-// write puts the certificate into a file of t.
-func (a *authority) write(t testing.TB) string {
+// File puts the certificate into a file of t, and returns its name.
+func (a *Authority) File(t testing.TB) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "ca.crt")
 	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}), 0o600); err != nil {
@@ -98,9 +104,9 @@ func (a *authority) write(t testing.TB) string {
 	return file
 }
 
-// CAs returns the authorities to trust: the one in CAFile.
-func (s *Server) CAs() *x509.CertPool {
+// Pool returns the authority as one to trust.
+func (a *Authority) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
-	pool.AddCert(s.ca.cert)
+	pool.AddCert(a.cert)
 	return pool
 }
