@@ -10,6 +10,7 @@ import (
 
 	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/providers/aws"
+	"github.com/keymount/keymount/providers/azure"
 	"github.com/keymount/keymount/providers/file"
 	"github.com/keymount/keymount/providers/vault"
 )
@@ -47,6 +48,12 @@ func AddFlags(fs *pflag.FlagSet) *Set {
 	var cloud aws.Options
 	cloud.AddFlags(fs)
 	set.add("aws", func() (provider.Provider, error) { return aws.New(&cloud) })
+	var vaults azure.Options
+	vaults.AddFlags(fs)
+	set.add("azure", func() (provider.Provider, error) {
+		vaults.Environment = set.Environment
+		return azure.New(&vaults)
+	})
 	return set
 }
 

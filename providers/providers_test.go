@@ -22,7 +22,7 @@ func set(t *testing.T, flags ...string) *providers.Set {
 }
 
 func TestNames(t *testing.T) {
-	if diff := cmp.Diff([]string{"file", "vault", "openbao", "aws"}, set(t).Names()); diff != "" {
+	if diff := cmp.Diff([]string{"file", "vault", "openbao", "aws", "azure"}, set(t).Names()); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
 }
@@ -38,7 +38,7 @@ func TestNewMakesEachProviderFromItsFlags(t *testing.T) {
 
 func TestNewSaysWhatIsWrong(t *testing.T) {
 	for name, want := range map[string]string{
-		"fil":  `provider "fil" is not built in (there is file, vault, openbao, aws): invalid`,
+		"fil":  `provider "fil" is not built in (there is file, vault, openbao, aws, azure): invalid`,
 		"file": `provider "file": --file-root "/nonexistent" is not a folder that can be read: invalid`,
 	} {
 		p, err := set(t, "--file-root=/nonexistent").New(name)

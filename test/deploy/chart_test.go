@@ -106,7 +106,7 @@ func TestTheTableOfValuesIsComplete(t *testing.T) {
 
 // The examples of README.md are variants that are rendered and tested.
 func TestTheExamplesOfValuesAreRendered(t *testing.T) {
-	for _, name := range []string{"values-stores.yaml", "values-aws.yaml"} {
+	for _, name := range []string{"values-stores.yaml", "values-aws.yaml", "values-azure.yaml"} {
 		text, err := os.ReadFile("testdata/" + name)
 		if err != nil {
 			t.Fatal(err)

@@ -52,7 +52,7 @@ func TestTheDriverTakesItsFlags(t *testing.T) {
 
 // The rights and the flags that use them come together.
 func TestTheDriverDoesWhatItHasTheRightsFor(t *testing.T) {
-	for file, want := range map[string]string{standard: "false false false", plugins: "false false false", stores: "false false false", aws: "false false false", withSync: "true false false", everything: "true true true"} {
+	for file, want := range map[string]string{standard: "false false false", plugins: "false false false", stores: "false false false", aws: "false false false", azure: "false false false", withSync: "true false false", everything: "true true true"} {
 		value, _ := driverFlags(t, file)
 		if got := value("sync-secrets") + " " + value("mint-tokens") + " " + value("remove-startup-taint"); got != want {
 			t.Errorf("%s: syncs Secrets, makes tokens, removes the taint: %s, want %s", file, got, want)
@@ -62,7 +62,7 @@ func TestTheDriverDoesWhatItHasTheRightsFor(t *testing.T) {
 
 // Who answers must be somebody who can.
 func TestTheDriverWaitsForTheProvidersThatThereAre(t *testing.T) {
-	for file, want := range map[string]string{standard: "file", withSync: "file", everything: "file,vault", plugins: "vault", stores: "file,vault", aws: "file,aws"} {
+	for file, want := range map[string]string{standard: "file", withSync: "file", everything: "file,vault", plugins: "vault", stores: "file,vault", aws: "file,aws", azure: "file,azure"} {
 		value, _ := driverFlags(t, file)
 		if got := value("require-providers"); got != want {
 			t.Errorf("%s: waits for %q, want %q", file, got, want)
@@ -128,7 +128,7 @@ func TestTheProvidersPassTheirProbes(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", build, err, out)
 	}
-	for _, file := range []string{standard, everything, stores, aws} {
+	for _, file := range []string{standard, everything, stores, aws, azure} {
 		c := container(podOf(t, file), "providers")
 		sockets, err := os.MkdirTemp("", "") // the path of a socket must be short
 		if err != nil {

@@ -31,9 +31,10 @@ const (
 	plugins    = "test/deploy/testdata/plugins.yaml"    // no provider of our own
 	stores     = "test/deploy/testdata/stores.yaml"     // providers of stores in the network
 	aws        = "test/deploy/testdata/aws.yaml"        // a provider that looks things up in the cluster
+	azure      = "test/deploy/testdata/azure.yaml"      // one that does not
 )
 
-var rendered = []string{standard, withSync, everything, plugins, stores, aws}
+var rendered = []string{standard, withSync, everything, plugins, stores, aws, azure}
 
 // An object is one document of a manifest.
 type object struct {
@@ -180,6 +181,7 @@ func TestWhatIsInstalledIsWhatTheValuesAskFor(t *testing.T) {
 		stores:  slices.Concat(required, people, []string{"DaemonSet keymount", "ServiceAccount keymount"}),
 		aws: slices.Concat(required, people, []string{"DaemonSet keymount", "ServiceAccount keymount",
 			"ClusterRole keymount-lookups", "ClusterRoleBinding keymount-lookups", "NetworkPolicy keymount"}),
+		azure: slices.Concat(required, people, []string{"DaemonSet keymount", "ServiceAccount keymount", "NetworkPolicy keymount"}),
 		"deploy/manifests/crds.yaml": {"CustomResourceDefinition secretproviderclasses.secrets-store.csi.x-k8s.io",
 			"CustomResourceDefinition secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io"},
 	} {

@@ -83,7 +83,7 @@ func TestTheProvidersHaveNoPrivilege(t *testing.T) {
 		Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 		SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 	}
-	for _, file := range []string{standard, withSync, everything, stores, aws} {
+	for _, file := range []string{standard, withSync, everything, stores, aws, azure} {
 		providers := container(podOf(t, file), "providers")
 		if diff := cmp.Diff(want, providers.SecurityContext); diff != "" {
 			t.Errorf("%s: providers: -want +got\n%s", file, diff)
@@ -142,7 +142,7 @@ func TestTheNodeIsReachedOnlyWhereThatIsNeeded(t *testing.T) {
 	usual := driver("/var/lib/kubelet", "/etc/kubernetes/secrets-store-csi-providers", "/var/run/secrets-store-csi-providers")
 	unusual := driver("/var/data/kubelet", "/opt/providers")
 	unusual["/srv/secrets"] = "providers /etc/keymount/secrets ro"
-	for file, want := range map[string]map[string]string{standard: usual, withSync: usual, plugins: usual, stores: usual, aws: usual, everything: unusual} {
+	for file, want := range map[string]map[string]string{standard: usual, withSync: usual, plugins: usual, stores: usual, aws: usual, azure: usual, everything: unusual} {
 		pod, got := podOf(t, file), map[string]string{}
 		for _, v := range pod.Volumes {
 			if v.HostPath == nil {
@@ -196,7 +196,7 @@ func TestVolumesAndMountsBelongTogether(t *testing.T) {
 }
 
 func TestTheContainersShareOneImage(t *testing.T) {
-	for _, file := range []string{standard, withSync, everything, stores, aws} {
+	for _, file := range []string{standard, withSync, everything, stores, aws, azure} {
 		pod := podOf(t, file)
 		driver, providers := container(pod, "driver"), container(pod, "providers")
 		if driver.Image != providers.Image || driver.ImagePullPolicy != providers.ImagePullPolicy {

@@ -46,6 +46,7 @@ func TestTheDriverHasTheRightsItNeedsAndNoOther(t *testing.T) {
 		standard: {"secretproviderclasses-role": {"the cluster"}},
 		plugins:  {"secretproviderclasses-role": {"the cluster"}},
 		stores:   {"secretproviderclasses-role": {"the cluster"}},
+		azure:    {"secretproviderclasses-role": {"the cluster"}},
 		aws:      {"secretproviderclasses-role": {"the cluster"}, "keymount-lookups": {"the cluster"}},
 		withSync: {"secretproviderclasses-role": {"the cluster"}, "secretprovidersyncing-role": {"the cluster"}},
 		everything: {"secretproviderclasses-role": {"the cluster"}, "secrets-startup-taint": {"the cluster"},

@@ -18,6 +18,7 @@ import (
 	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/secret"
 	"github.com/keymount/keymount/providers/aws"
+	"github.com/keymount/keymount/providers/azure"
 	"github.com/keymount/keymount/providers/file"
 	"github.com/keymount/keymount/providers/vault"
 )
@@ -199,6 +200,12 @@ func mustBeClass(t *testing.T, place, text string) {
 				t.Fatal(err)
 			}
 			mustBeAsked(t, place, cloud, c)
+		case "azure":
+			vaults, err := azure.New(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustBeAsked(t, place, vaults, c)
 		}
 	}
 }
@@ -211,14 +218,14 @@ func mustBeAsked(t *testing.T, place string, p provider.Provider, c *class.Class
 	cancel()
 	credential := secret.New([]byte("example-word"))
 	tokens := make(provider.Tokens)
-	for _, audience := range []string{c.Parameters["audience"], c.Provider, "sts.amazonaws.com", "pods.eks.amazonaws.com"} {
+	for _, audience := range []string{c.Parameters["audience"], c.Provider, "sts.amazonaws.com", "pods.eks.amazonaws.com", "api://AzureADTokenExchange"} {
 		tokens[audience] = provider.Token{Value: credential}
 	}
 	_, err := p.Fetch(ctx, &provider.Request{
 		Class: c.Name.String(), Parameters: c.ProviderParameters(), Mode: 0o644,
 		Pod:         provider.Pod{Namespace: "shop", Name: "web", UID: "1", ServiceAccount: "web"},
 		Tokens:      tokens,
-		Credentials: map[string]secret.Value{"role_id": credential, "secret_id": credential, "token": credential},
+		Credentials: map[string]secret.Value{"role_id": credential, "secret_id": credential, "token": credential, "clientid": credential, "clientsecret": credential},
 		Facts: provider.Facts{
 			provider.ServiceAccountAnnotation("eks.amazonaws.com/role-arn"): "arn:aws:iam::123456789012:role/shop",
 			provider.ServiceAccountAnnotation("eks.amazonaws.com/audience"): "",
