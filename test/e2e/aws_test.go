@@ -17,6 +17,7 @@ import (
 
 var clouds = []scenario{
 	{"pods read AWS with the role of their service account, whose region is the node's", true, awsPods},
+	{"pods read Azure Key Vault as their service account", true, azurePods},
 }
 
 const (
@@ -64,7 +65,7 @@ func newAWSWorld(t *testing.T, s *suite) *awsWorld {
 	w.ns, w.other = s.namespace(t), s.namespace(t)
 	w.home = w.Region(awsRegion)
 	w.learnt = append(w.learnt, sessionToken)
-	w.trustCluster(t)
+	s.trustCluster(t, w.Trust)
 	for _, name := range []string{"shop", "audit", "poor"} {
 		w.Role(role(name), awstest.Role{Subjects: []string{"system:serviceaccount:" + w.ns + ":web", "system:serviceaccount:" + w.ns + ":poor"}})
 	}
@@ -80,22 +81,22 @@ func newAWSWorld(t *testing.T, s *suite) *awsWorld {
 	return w
 }
 
-// trustCluster makes AWS accept the tokens of the cluster's service accounts.
-func (w *awsWorld) trustCluster(t *testing.T) {
+// trustCluster makes a cloud accept the tokens of the cluster's service accounts.
+func (s *suite) trustCluster(t *testing.T, trust func(issuer string, jwks []byte)) {
 	t.Helper()
 	var cluster struct{ Issuer string }
-	about, err := w.kubectl(t.Context(), "", "get", "--raw", "/.well-known/openid-configuration")
+	about, err := s.kubectl(t.Context(), "", "get", "--raw", "/.well-known/openid-configuration")
 	if err == nil {
 		err = json.Unmarshal([]byte(about), &cluster)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := w.kubectl(t.Context(), "", "get", "--raw", "/openid/v1/jwks")
+	keys, err := s.kubectl(t.Context(), "", "get", "--raw", "/openid/v1/jwks")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Trust(cluster.Issuer, []byte(keys))
+	trust(cluster.Issuer, []byte(keys))
 }
 
 func role(name string) string { return "arn:aws:iam::123456789012:role/" + name }
