@@ -22,14 +22,14 @@ func main() {
 	root := &cobra.Command{
 		Use:           "keymount",
 		Short:         "Secrets as volumes",
-		Long:          "keymount shows on any machine, without a cluster, what Keymount does on a node.",
+		Long:          "keymount shows on any machine, without a cluster, what Keymount does on a node, and reads what it has written down there.",
 		Version:       version + " " + runtime.Version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(tryCommand())
+	root.AddCommand(tryCommand(), auditCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "keymount: %v\n", err)
 		os.Exit(1)

@@ -46,6 +46,9 @@ type Config struct {
 	AttributesWin bool // pods may override and extend the parameters of their class
 	SendHeld      bool // tell providers which versions a volume holds
 
+	AuditLog      string // -, unix:///path or a file; "" writes nothing down
+	AuditRequired bool   // what cannot be written down there is refused; does not count for -
+
 	TmpfsSize Bytes // of each volume
 }
 
@@ -84,6 +87,8 @@ func (c *Config) AddFlags(fs *flag.FlagSet) {
 	fs.IntVar(&c.MaxRecvMsgSize, "max-call-recv-msg-size", 4<<20, "largest reply of a provider in `bytes`")
 	fs.BoolVar(&c.AttributesWin, "allow-volume-attribute-overrides", false, "let volume attributes of a pod override and extend the parameters of its class")
 	fs.BoolVar(&c.SendHeld, "send-held-versions", true, "tell providers which object versions a volume holds, so that they can answer that nothing changed")
+	fs.StringVar(&c.AuditLog, "audit-log", "", "where to write down who is given what: a `file`, unix:///path of a socket, or - for standard output")
+	fs.BoolVar(&c.AuditRequired, "audit-required", true, "give out no secret that cannot be written down in --audit-log; does not count for -")
 	c.TmpfsSize = 16 << 20
 	fs.Var(&c.TmpfsSize, "tmpfs-size", "memory limit of one volume in `bytes`, with an optional suffix Ki, Mi or Gi; a rotation needs room for two generations")
 }

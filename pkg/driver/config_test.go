@@ -129,7 +129,7 @@ func TestFlagNamesStay(t *testing.T) {
 	var got []string
 	fs.VisitAll(func(f *flag.Flag) { got = append(got, f.Name) })
 	want := []string{
-		"additional-provider-volume-paths", "allow-volume-attribute-overrides", "class-dir", "drivername",
+		"additional-provider-volume-paths", "allow-volume-attribute-overrides", "audit-log", "audit-required", "class-dir", "drivername",
 		"enable-secret-rotation", "endpoint", "kubeconfig", "kubelet-registration-path", "kubelet-root", "max-call-recv-msg-size",
 		"metrics-addr", "mint-tokens", "nodeid", "provider-timeout", "provider-volume", "registration-dir", "remove-startup-taint",
 		"require-providers", "rotation-poll-interval", "send-held-versions", "state-dir", "sync-secrets", "tmpfs-size",

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"k8s.io/klog/v2"
 
+	"github.com/keymount/keymount/pkg/audit"
 	"github.com/keymount/keymount/pkg/class"
 	"github.com/keymount/keymount/pkg/kube/registration"
 	"github.com/keymount/keymount/pkg/metrics"
@@ -55,6 +56,7 @@ type Driver struct {
 	core     serve.Health // what a publish needs of the driver itself
 	health   serve.Health // and what the pod's probes are told
 	metrics  *metrics.Metrics
+	audit    *audit.Log           // nil: nothing is written down
 	kubelet  *registration.Server // nil where a sidecar registers the driver
 	server   *grpc.Server
 }
@@ -73,7 +75,7 @@ func New(c Config, opts *Options) (*Driver, error) {
 	if err := d.openState(); err != nil {
 		return nil, err
 	}
-	if err := d.findClasses(); err != nil {
+	if err := errors.Join(d.findClasses(), d.openAudit()); err != nil {
 		return nil, errors.Join(err, d.closeState())
 	}
 	d.plugins = plugin.NewDir(c.providerDirs(), &plugin.Options{
@@ -82,11 +84,14 @@ func New(c Config, opts *Options) (*Driver, error) {
 		Version:          c.Version,
 	})
 	d.shared = coalesce.New(&coalesce.Options{GiveBack: d.giveBack})
-	providers := provider.Decorate(d.cluster.complete(d.plugins.Lookup),
+	providers := d.audited(d.cluster.complete(d.plugins.Lookup),
 		limit.New(&limit.Options{Timeout: c.ProviderTimeout}).Middleware(),
 		d.shared.Middleware(),
 	)
 	d.metrics = metrics.New(d.volumes, c.Version)
+	if d.audit != nil {
+		d.metrics.Audit(d.audit.Failures)
+	}
 	d.service = publish.New(publish.Config{
 		Classes: d.classes, Providers: providers, Mounts: mounts, Volumes: d.volumes,
 		Releases: d.releases, Lost: lost,
@@ -96,7 +101,7 @@ func New(c Config, opts *Options) (*Driver, error) {
 		AttributesWin: c.AttributesWin,
 	})
 	d.watcher = &watcher{providers: providers}
-	published := d.watcher.observe(d.metrics.Observe(d.service))
+	published := d.watcher.observe(d.metrics.Observe(d.auditedPublisher(d.service)))
 	if d.cluster != nil {
 		published = d.cluster.observe(published)
 	}
@@ -130,7 +135,9 @@ func (d *Driver) openState() (err error) {
 	return nil
 }
 
-func (d *Driver) closeState() error { return errors.Join(d.volumes.Close(), d.releases.Close()) }
+func (d *Driver) closeState() error {
+	return errors.Join(d.closeAudit(), d.volumes.Close(), d.releases.Close())
+}
 
 // giveBack is coalesce.Options.GiveBack.
 func (d *Driver) giveBack(name string, lease provider.Lease) {

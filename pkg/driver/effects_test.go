@@ -67,7 +67,18 @@ func TestEveryFlagHasItsEffect(t *testing.T) {
 
 func effectsOnTheNode() []effect {
 	var address string
+	var leave func()
 	return []effect{
+		{"audit-log", func(r *rig) string { return r.path("audit.jsonl") }, func(r *rig, _ *foreign) {
+			r.mustPublish("v")
+			if events := written(r.t, r.path("audit.jsonl")); len(events) < 3 {
+				r.t.Errorf("the audit log has %d events", len(events))
+			}
+		}},
+		{"audit-required", func(r *rig) string { leave = r.listenToAudit(); return "false" }, func(r *rig, _ *foreign) {
+			leave()
+			r.mustPublish("v")
+		}},
 		{"endpoint", func(r *rig) string { return "unix://" + r.path("other.sock") }, func(r *rig, _ *foreign) {
 			r.mustPublish("v")
 			if _, err := os.Lstat(r.path("other.sock")); err != nil {

@@ -70,6 +70,17 @@ func New(volumes volume.Store, version string) *Metrics {
 	return m
 }
 
+// Audit adds what fails of the audit log: writes, and events that are not in it.
+// It may be called once.
+func (m *Metrics) Audit(failures func() (writes, lost int64)) {
+	m.registry.MustRegister(
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keymount_audit_write_errors_total", Help: "Writes to the audit log that failed."},
+			func() float64 { writes, _ := failures(); return float64(writes) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keymount_audit_lost_events", Help: "Events that are not in the audit log, and not told of there yet."},
+			func() float64 { _, lost := failures(); return float64(lost) }),
+	)
+}
+
 // maxScrapes bounds the work that those who reach the port can ask for.
 const maxScrapes = 4
 

@@ -325,3 +325,15 @@ func TestMetricsAreOfOneDriver(t *testing.T) {
 		t.Errorf("the other driver has counted %v", got)
 	}
 }
+
+func TestWhatFailsOfTheAuditLogIsShown(t *testing.T) {
+	m := metrics.New(&volume.Memory{}, "v1")
+	if got := scrape(t, m, "keymount_audit_"); len(got) != 0 {
+		t.Errorf("without an audit log: %v", got)
+	}
+	m.Audit(func() (writes, lost int64) { return 2, 5 })
+	want := map[string]string{"keymount_audit_write_errors_total": "2", "keymount_audit_lost_events": "5"}
+	if diff := cmp.Diff(want, scrape(t, m, "keymount_audit_")); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}

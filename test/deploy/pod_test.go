@@ -141,6 +141,7 @@ func TestTheNodeIsReachedOnlyWhereThatIsNeeded(t *testing.T) {
 	}
 	usual := driver("/var/lib/kubelet", "/etc/kubernetes/secrets-store-csi-providers", "/var/run/secrets-store-csi-providers")
 	unusual := driver("/var/data/kubelet", "/opt/providers")
+	unusual["/var/log/keymount"] = "driver /var/log/keymount rw"
 	unusual["/srv/secrets"] = "providers /etc/keymount/secrets ro"
 	for file, want := range map[string]map[string]string{standard: usual, withSync: usual, plugins: usual, stores: usual, aws: usual, azure: usual, everything: unusual} {
 		pod, got := podOf(t, file), map[string]string{}

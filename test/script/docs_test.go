@@ -90,7 +90,7 @@ func cutCommand(step string) (command, output string) {
 
 // ours finds our commands and make targets in a line of a shell.
 var (
-	ours       = regexp.MustCompile(`(?:^|[ /])(keymount(?:-driver|-provider)?(?: try)?)((?: .*)?)$`)
+	ours       = regexp.MustCompile(`(?:^|[ /])(keymount(?:-driver|-provider)?(?: try| audit(?: show| verify)?)?)((?: .*)?)$`)
 	makeTarget = regexp.MustCompile(`^(?:\$ )?make ([a-z0-9]+)`)
 	aFlag      = regexp.MustCompile(` (--?[a-z][a-z-]*)`)
 )

@@ -50,6 +50,7 @@ func TestFlagsAreDocumented(t *testing.T) {
 		"flag of keymount-provider":       output(t, "keymount-provider", "--help"),
 		"flag of keymount-provider probe": output(t, "keymount-provider", "probe", "--help"),
 		"flag of keymount try":            output(t, "keymount", "try", "--help"),
+		"flag of keymount audit show":     output(t, "keymount", "audit", "show", "--help"),
 	} {
 		want := flagsIn(help)
 		maps.DeleteFunc(want, func(name string, _ flagHelp) bool {

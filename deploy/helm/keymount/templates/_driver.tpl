@@ -26,6 +26,10 @@ args:
   {{- if .Values.mintTokens.enabled }}
   - --mint-tokens
   {{- end }}
+  {{- with .Values.audit.folder }}
+  - --audit-log={{ . }}/audit.jsonl
+  - --audit-required={{ $.Values.audit.required }}
+  {{- end }}
   {{- if .Values.startupTaint.remove }}
   - --remove-startup-taint
   {{- end }}
@@ -79,6 +83,10 @@ volumeMounts:
   - name: pods
     mountPath: {{ .Values.kubeletRoot }}/pods
     mountPropagation: Bidirectional
+  {{- with .Values.audit.folder }}
+  - name: audit
+    mountPath: {{ . }}
+  {{- end }}
   - name: state
     mountPath: /run/keymount
   - name: api

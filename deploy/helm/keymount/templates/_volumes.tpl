@@ -17,6 +17,12 @@
   hostPath:
     path: /run/keymount
     type: DirectoryOrCreate
+{{- with .Values.audit.folder }}
+- name: audit
+  hostPath:
+    path: {{ . }}
+    type: DirectoryOrCreate
+{{- end }}
 # What kubelet mounts into every container by itself, here for the driver alone.
 - name: api
   projected:

@@ -1,0 +1,226 @@
+// Package audit writes what becomes of secrets on a node, one JSON line for
+// each event: who was given what, by whom, and why not. Each line carries the
+// hash of the one before it, so that a log which was altered, or lacks lines,
+// is told from one that was not (Verify).
+//
+// Where a Log is required, nothing is given to a pod that cannot be written
+// down first: the event of a fetch is in the log before the secret reaches the
+// volume.
+package audit
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keymount/keymount/pkg/provider"
+)
+
+const (
+	backlog  = 4096            // events that may wait to be written
+	patience = 5 * time.Second // for one to be written
+	batch    = 256             // lines that are written at once
+)
+
+// ErrNotWritten: an event is not in the log.
+var ErrNotWritten = errors.New("the audit log cannot be written")
+
+// A Sink takes whole lines. A write that fails leaves nothing of its lines.
+type Sink interface {
+	// Last returns the last line that the sink holds, without its end, or
+	// nothing if it does not hold what was written.
+	Last() ([]byte, error)
+	Write(lines []byte) error
+	Close() error
+}
+
+// Options change what New returns.
+type Options struct {
+	Node string // whose log it is
+	// Key makes fingerprints comparable: those of one key are equal for equal
+	// values. At least 32 random bytes.
+	Key []byte
+	// Required: what cannot be written down is refused.
+	Required bool
+}
+
+// A Log writes events. It is safe for concurrent use, and has one goroutine,
+// which ends with Close.
+type Log struct {
+	opts     Options
+	sink     Sink
+	queue    chan *entry
+	done     chan struct{}
+	failures atomic.Int64 // of writes, each of which may be of many events
+	lost     atomic.Int64 // events since the last that was written
+
+	closing sync.RWMutex
+	closed  bool
+
+	// Of the goroutine.
+	sequence int64
+	previous string
+}
+
+// An entry is an event on its way.
+type entry struct {
+	event   Event
+	written chan error // has room for one
+}
+
+// New returns a log that goes on where the sink ends, and closes it with Close,
+// or with an error. It writes the event Start, and fails if that cannot be
+// written.
+func New(sink Sink, opts Options) (*Log, error) {
+	l := &Log{opts: opts, sink: sink, queue: make(chan *entry, backlog), done: make(chan struct{}), previous: zeros}
+	last, err := sink.Last()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("read the end of the audit log: %w", err), sink.Close())
+	}
+	if len(last) > 0 {
+		var event Event
+		if err := json.Unmarshal(last, &event); err != nil {
+			return nil, errors.Join(errors.New("the last line of the audit log is no event: move the file away"), sink.Close())
+		}
+		l.sequence, l.previous = event.Sequence, hash(last)
+	}
+	go l.write()
+	start := Event{Event: Start, Decision: Allow}
+	if err := l.append(context.Background(), &start); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// zeros stand for the hash of the line before the first.
+const zeros = "0000000000000000000000000000000000000000000000000000000000000000"
+
+// hash is that of a line without its end.
+func hash(line []byte) string {
+	sum := sha256.Sum256(line)
+	return hex.EncodeToString(sum[:])
+}
+
+// Failures returns how many writes have failed, and how many events are not in
+// the log and not told of there yet.
+func (l *Log) Failures() (writes, lost int64) { return l.failures.Load(), l.lost.Load() }
+
+// Close writes what waits, and closes the sink.
+func (l *Log) Close() error {
+	l.closing.Lock()
+	if !l.closed {
+		l.closed = true
+		close(l.queue)
+	}
+	l.closing.Unlock()
+	<-l.done
+	return l.sink.Close()
+}
+
+// note writes an event, about something that happened whether or not it can be
+// written.
+func (l *Log) note(e *Event) { _ = l.append(context.Background(), e) }
+
+// gate writes an event, about something that must not happen otherwise.
+func (l *Log) gate(ctx context.Context, e *Event) error {
+	err := l.append(ctx, e)
+	if err == nil || !l.opts.Required {
+		return nil
+	}
+	return fmt.Errorf("%w, and it is required: %w", err, provider.ErrUnavailable)
+}
+
+// append waits until the event is written. It does not wait longer than a
+// moment where it may get lost.
+func (l *Log) append(ctx context.Context, e *Event) error {
+	e.Time, e.Node = time.Now().UTC(), l.opts.Node
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	next := &entry{*e, make(chan error, 1)}
+	if err := l.enqueue(ctx, next); err != nil {
+		l.lost.Add(1)
+		return err
+	}
+	if !l.opts.Required {
+		return nil
+	}
+	select {
+	case err := <-next.written:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: no room within %v", ErrNotWritten, patience)
+	}
+}
+
+func (l *Log) enqueue(ctx context.Context, next *entry) error {
+	l.closing.RLock()
+	defer l.closing.RUnlock()
+	if l.closed {
+		return fmt.Errorf("%w: it is closed", ErrNotWritten)
+	}
+	select {
+	case l.queue <- next:
+		return nil
+	default:
+	}
+	if !l.opts.Required {
+		return fmt.Errorf("%w: %d events wait", ErrNotWritten, backlog)
+	}
+	select {
+	case l.queue <- next:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %d events wait", ErrNotWritten, backlog)
+	}
+}
+
+// write is the goroutine: it writes what waits, many lines at once.
+func (l *Log) write() {
+	defer close(l.done)
+	for first := range l.queue {
+		entries := []*entry{first}
+		for len(entries) < batch && len(l.queue) > 0 {
+			next, ok := <-l.queue
+			if !ok {
+				break
+			}
+			entries = append(entries, next)
+		}
+		err := l.writeAll(entries)
+		for _, e := range entries {
+			e.written <- err
+		}
+	}
+}
+
+// writeAll writes lines, or none of them.
+func (l *Log) writeAll(entries []*entry) error {
+	sequence, previous, lost := l.sequence, l.previous, l.lost.Swap(0)
+	var lines []byte
+	for i, e := range entries {
+		sequence++
+		e.event.Sequence, e.event.Previous = sequence, previous
+		if i == 0 {
+			e.event.Lost = lost
+		}
+		line, err := json.Marshal(&e.event)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrNotWritten, err)
+		}
+		previous = hash(line)
+		lines = append(append(lines, line...), '\n')
+	}
+	if err := l.sink.Write(lines); err != nil {
+		l.failures.Add(1)
+		l.lost.Add(lost + int64(len(entries)))
+		return fmt.Errorf("%w: %w", ErrNotWritten, err)
+	}
+	l.sequence, l.previous = sequence, previous
+	return nil
+}
