@@ -20,6 +20,7 @@ import (
 
 var secrecy = []scenario{
 	{"no secret of any scenario is in a log or the audit log, nor was it in an event or etcd", false, noSecretIsFound},
+	{"what drivers have written down is whole, and has all that was given out", true, auditIsWhole},
 }
 
 const (

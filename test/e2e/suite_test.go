@@ -63,6 +63,7 @@ var values = []string{
 	"logVerbosity=5", "rotation.interval=" + defaultInterval.String(),
 	"thirdPartyProviders.folders={" + providersDir + "}",
 	"csiDriver.tokenRequests[0].audience=aud1", "csiDriver.tokenRequests[1].audience=aud2",
+	"audit.folder=" + auditDir,
 	"providers.file.volume.hostPath.path=" + storeDir, "providers.file.volume.hostPath.type=DirectoryOrCreate",
 }
 
