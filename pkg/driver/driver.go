@@ -84,14 +84,16 @@ func New(c Config, opts *Options) (*Driver, error) {
 		Version:          c.Version,
 	})
 	d.shared = coalesce.New(&coalesce.Options{GiveBack: d.giveBack})
-	providers := d.audited(d.cluster.complete(d.plugins.Lookup),
-		limit.New(&limit.Options{Timeout: c.ProviderTimeout}).Middleware(),
-		d.shared.Middleware(),
-	)
 	d.metrics = metrics.New(d.volumes, c.Version)
 	if d.audit != nil {
 		d.metrics.Audit(d.audit.Failures)
 	}
+	providers := d.audited(d.cluster.complete(d.plugins.Lookup),
+		d.metrics.Called,
+		limit.New(&limit.Options{Timeout: c.ProviderTimeout}).Middleware(),
+		d.shared.Middleware(),
+		d.metrics.Wanted,
+	)
 	d.service = publish.New(publish.Config{
 		Classes: d.classes, Providers: providers, Mounts: mounts, Volumes: d.volumes,
 		Releases: d.releases, Lost: lost,

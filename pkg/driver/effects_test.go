@@ -49,7 +49,7 @@ func TestEveryFlagHasItsEffect(t *testing.T) {
 	new(driver.Config).AddFlags(all)
 	untested := map[string]bool{}
 	all.VisitAll(func(f *flag.Flag) { untested[f.Name] = true })
-	for _, e := range slices.Concat(effectsOnTheNode(), effectsOnKubelet(), effectsInACluster(), effectsOnProviders()) {
+	for _, e := range slices.Concat(effectsOnTheNode(), effectsOnTheAuditLog(), effectsOnKubelet(), effectsInACluster(), effectsOnProviders()) {
 		delete(untested, e.flag)
 		t.Run(e.flag, func(t *testing.T) {
 			r, f := newForeignRig(t, map[string]string{"rotationInterval": "1s", "place": "class"})
@@ -67,18 +67,7 @@ func TestEveryFlagHasItsEffect(t *testing.T) {
 
 func effectsOnTheNode() []effect {
 	var address string
-	var leave func()
 	return []effect{
-		{"audit-log", func(r *rig) string { return r.path("audit.jsonl") }, func(r *rig, _ *foreign) {
-			r.mustPublish("v")
-			if events := written(r.t, r.path("audit.jsonl")); len(events) < 3 {
-				r.t.Errorf("the audit log has %d events", len(events))
-			}
-		}},
-		{"audit-required", func(r *rig) string { leave = r.listenToAudit(); return "false" }, func(r *rig, _ *foreign) {
-			leave()
-			r.mustPublish("v")
-		}},
 		{"endpoint", func(r *rig) string { return "unix://" + r.path("other.sock") }, func(r *rig, _ *foreign) {
 			r.mustPublish("v")
 			if _, err := os.Lstat(r.path("other.sock")); err != nil {
@@ -134,6 +123,22 @@ func effectsOnTheNode() []effect {
 		}, func(r *rig, f *foreign) {
 			r.mustPublish("v")
 			r.eventually("a refresh", func() bool { return len(f.requests()) > 1 })
+		}},
+	}
+}
+
+func effectsOnTheAuditLog() []effect {
+	var leave func()
+	return []effect{
+		{"audit-log", func(r *rig) string { return r.path("audit.jsonl") }, func(r *rig, _ *foreign) {
+			r.mustPublish("v")
+			if events := written(r.t, r.path("audit.jsonl")); len(events) < 3 {
+				r.t.Errorf("the audit log has %d events", len(events))
+			}
+		}},
+		{"audit-required", func(r *rig) string { leave = r.listenToAudit(); return "false" }, func(r *rig, _ *foreign) {
+			leave()
+			r.mustPublish("v")
 		}},
 	}
 }

@@ -35,6 +35,8 @@ type Metrics struct {
 	rotations, rotationErrors    *prometheus.CounterVec
 	rotationDuration             *prometheus.HistogramVec
 	warnings                     *prometheus.CounterVec
+	publishDuration              *prometheus.HistogramVec
+	fetches                      fetches
 }
 
 // New returns the metrics of a driver of that version, which keeps its volumes
@@ -53,14 +55,19 @@ func New(volumes volume.Store, version string) *Metrics {
 		rotationErrors:  counter("rotation_reconcile_error_total", "Refreshes of published volumes that failed; the volumes keep what they held.", "provider", "error_type", "rotated"),
 		rotationDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "rotation_reconcile_duration_sec", Help: "Time that refreshes of published volumes took, in seconds.",
-			Buckets: []float64{.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30, 60, 120},
+			Buckets: buckets(),
 		}, []string{"os_type"}),
+		publishDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "keymount_publish_duration_seconds", Help: "Time that first publishes of volumes took, by how they ended.", Buckets: buckets(),
+		}, []string{"provider", "result"}),
+		fetches: newFetches(),
 		warnings: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keymount_warnings_total", Help: "Publishes and refreshes that succeeded, with a warning of that reason.",
 		}, []string{"provider", "reason"}),
 	}
 	m.registry.MustRegister(
-		m.publishes, m.publishErrors, m.unpublishes, m.unpublishErrors, m.rotations, m.rotationErrors, m.rotationDuration, m.warnings, m,
+		m.publishes, m.publishErrors, m.unpublishes, m.unpublishErrors, m.rotations, m.rotationErrors, m.rotationDuration, m.warnings,
+		m.publishDuration, m.fetches.wanted, m.fetches.calls, m,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "keymount_build_info", Help: "Always 1; the label says which build this is.",
 			ConstLabels: prometheus.Labels{"version": version},
@@ -92,19 +99,33 @@ func (m *Metrics) Handler() http.Handler {
 var (
 	volumesDesc = prometheus.NewDesc("keymount_volumes", "Published volumes, by whether they are as fresh as they should be.", []string{"state"}, nil)
 	oldestDesc  = prometheus.NewDesc("keymount_oldest_stale_seconds", "For how long the volume is stale that has been for longest; 0 if none is.", nil, nil)
+	lagDesc     = prometheus.NewDesc("keymount_rotation_lag_seconds", "For how long the refresh is due that has been for longest; 0 if none is.", nil, nil)
+	leaseDesc   = prometheus.NewDesc("keymount_next_lease_expiry_seconds", "Time until the lease ends that ends next; absent if nothing is leased.", []string{"provider"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- volumesDesc
 	ch <- oldestDesc
+	ch <- lagDesc
+	ch <- leaseDesc
 }
 
 // Collect implements prometheus.Collector: it looks at the volumes when it is
 // asked.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
-	fresh, stale, oldest := 0, 0, time.Duration(0)
+	fresh, stale, oldest, lag := 0, 0, time.Duration(0), time.Duration(0)
+	leases := make(map[string]time.Duration)
 	for _, rec := range m.volumes.List() {
+		if !rec.Due.IsZero() {
+			lag = max(lag, time.Since(rec.Due))
+		}
+		if end := rec.Held.Lease.Expires; !end.IsZero() {
+			name, left := m.providers.label(rec.Provider, true), time.Until(end)
+			if next, ok := leases[name]; !ok || left < next {
+				leases[name] = left
+			}
+		}
 		if rec.Stale.IsZero() {
 			fresh++
 			continue
@@ -115,6 +136,10 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(volumesDesc, prometheus.GaugeValue, float64(fresh), "fresh")
 	ch <- prometheus.MustNewConstMetric(volumesDesc, prometheus.GaugeValue, float64(stale), "stale")
 	ch <- prometheus.MustNewConstMetric(oldestDesc, prometheus.GaugeValue, oldest.Seconds())
+	ch <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, lag.Seconds())
+	for name, left := range leases {
+		ch <- prometheus.MustNewConstMetric(leaseDesc, prometheus.GaugeValue, left.Seconds(), name)
+	}
 }
 
 // Observe returns next with its calls counted. Neither a call that found a
@@ -164,8 +189,10 @@ func (m *Metrics) published(id volume.ID, res publish.Result, err error, began t
 	case cutShort(err):
 	case err != nil && !errors.As(err, &stale):
 		m.publishErrors.WithLabelValues(m.provider(id, res, err), publish.Reason(err), osType).Inc()
+		m.publishDuration.WithLabelValues(m.provider(id, res, err), publish.Reason(err)).Observe(time.Since(began).Seconds())
 	case res.Outcome == publish.Created:
 		m.publishes.WithLabelValues(m.provider(id, res, nil), osType).Inc()
+		m.publishDuration.WithLabelValues(m.provider(id, res, nil), "OK").Observe(time.Since(began).Seconds())
 	default:
 		m.refreshed(id, res, err, began)
 	}

@@ -294,7 +294,15 @@ func TestTheBuildAndTheProcessAreThere(t *testing.T) {
 
 // The table of docs/flags.md has exactly the metrics that there are.
 func TestEveryMetricIsDocumented(t *testing.T) {
-	m := metrics.New(&volume.Memory{}, "v1")
+	leased := &volume.Memory{}
+	rec := record("v", "vault")
+	rec.Held.Lease.Expires = time.Now().Add(time.Hour)
+	if err := leased.Put(rec); err != nil {
+		t.Fatal(err)
+	}
+	m := metrics.New(leased, "v1")
+	m.Audit(func() (writes, lost int64) { return 0, 0 })
+	_, _ = m.Wanted("vault", m.Called("vault", answers{})).Fetch(t.Context(), &provider.Request{})
 	for _, e := range []ends{warning(publish.Created, provider.Expired), as(publish.Rotated, nil), as("", stale(provider.ErrDenied)), {err: provider.ErrDenied}} {
 		_, _ = m.Observe(e).Publish(t.Context(), volume.Volume{ID: "v"})
 		_ = m.Observe(e).Unpublish(t.Context(), "v", "/t")
@@ -315,6 +323,53 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	if diff := cmp.Diff(got, documented); diff != "" {
 		t.Errorf("metrics (-) and docs/flags.md (+) differ:\n%s", diff)
 	}
+}
+
+// answers is a provider that has nothing new, or fails.
+type answers struct{ err error }
+
+func (a answers) Fetch(context.Context, *provider.Request) (*provider.Bundle, error) {
+	if a.err != nil {
+		return nil, a.err
+	}
+	return &provider.Bundle{Unchanged: true}, nil
+}
+
+func TestWhatIsWantedAndWhatProvidersAreAskedFor(t *testing.T) {
+	m := metrics.New(&volume.Memory{}, "v1")
+	called := m.Called("vault", answers{})
+	for range 3 { // two of which share the answer of the first
+		_, _ = m.Wanted("vault", answers{}).Fetch(t.Context(), &provider.Request{})
+	}
+	_, _ = called.Fetch(t.Context(), &provider.Request{})
+	_, _ = m.Called("vault", answers{provider.ErrDenied}).Fetch(t.Context(), &provider.Request{})
+	got := scrape(t, m, "keymount_fetches_total", "keymount_provider_call_duration_seconds_count")
+	want := map[string]string{
+		`keymount_fetches_total{provider="vault"}`:                                           "3",
+		`keymount_provider_call_duration_seconds_count{provider="vault",result="Denied"}`:    "1",
+		`keymount_provider_call_duration_seconds_count{provider="vault",result="Unchanged"}`: "1",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+func TestWhatIsDueAndWhatEndsNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		volumes := &volume.Memory{}
+		for i, left := range []time.Duration{time.Hour, time.Minute} {
+			rec := record(volume.ID(fmt.Sprint(i)), "vault")
+			rec.Due, rec.Held.Lease.Expires = time.Now().Add(-left), time.Now().Add(left)
+			if err := volumes.Put(rec); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := scrape(t, metrics.New(volumes, "v1"), "keymount_rotation_lag_seconds", "keymount_next_lease_expiry_seconds")
+		want := map[string]string{"keymount_rotation_lag_seconds": "3600", `keymount_next_lease_expiry_seconds{provider="vault"}`: "60"}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("-want +got\n%s", diff)
+		}
+	})
 }
 
 // Several drivers in one process, as tests have them, do not share metrics.

@@ -58,8 +58,9 @@
 // # Versions
 //
 // An object's ID is <type>/<name>, with /<number> in a history. Its version is
-// the last segment of the ID in the vault. A poll costs a call for each object,
-// one for the list of a history, and none for an object that is pinned.
+// the last segment of the ID in the vault. A poll that
+// finds nothing new costs a call for each object, one for 25 versions of a
+// history, and none for an object that is pinned.
 //
 // # Expiry
 //

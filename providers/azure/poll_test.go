@@ -132,7 +132,7 @@ func TestAHistoryOfKeysAndCertificates(t *testing.T) {
 		})
 }
 
-func TestNewVersionsOfAHistoryAreReadAndNoOthers(t *testing.T) {
+func TestANewVersionOfAHistoryMovesTheOthers(t *testing.T) {
 	b := newBackend(t)
 	b.vault.PutSecret("db", "v0")
 	b.vault.PutSecret("db", "v1")
