@@ -16,6 +16,11 @@ const auditDir = "/var/lib/keymount-e2e/audit"
 // auditIsWhole expects that all drivers of all scenarios, whatever became of
 // them, have written one log, in which everything that was given out is.
 func auditIsWhole(t *testing.T, s *suite) {
+	ns := s.namespace(t)
+	s.mock(t, ns, answer{Objects: map[string]string{"foo": s.canary()}})
+	s.apply(t, ns, class("c", "foo"))
+	s.start(t, ns, podSpec{name: "app", classes: []string{"c"}})
+	s.remove(t, ns, "app")
 	parts, err := filepath.Glob(filepath.Join(auditDir, "audit.jsonl.*"))
 	if err != nil {
 		t.Fatal(err)
