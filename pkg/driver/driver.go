@@ -62,7 +62,7 @@ type Driver struct {
 }
 
 // New puts a driver together. It opens the state folder and reads the classes;
-// it starts nothing.
+// it starts nothing but the audit log.
 func New(c Config, opts *Options) (*Driver, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err

@@ -26,7 +26,7 @@ const Expired WarningReason = "Expired"
 // The bounds of warnings, which people read.
 const (
 	MaxWarning  = 512 // bytes of a message
-	maxWarnings = 64
+	MaxWarnings = 64  // of a bundle
 )
 
 // validate reports why w is not fit to be shown. The error does not show it.
@@ -46,8 +46,8 @@ func unprintable(r rune) bool { return !unicode.IsPrint(r) }
 
 // validateWarnings checks that people can be shown the warnings.
 func validateWarnings(warnings []Warning) error {
-	if len(warnings) > maxWarnings {
-		return fmt.Errorf("%d warnings, want at most %d", len(warnings), maxWarnings)
+	if len(warnings) > MaxWarnings {
+		return fmt.Errorf("%d warnings, want at most %d", len(warnings), MaxWarnings)
 	}
 	for _, w := range warnings {
 		if err := w.validate(); err != nil {

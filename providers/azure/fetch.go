@@ -118,7 +118,7 @@ func (f *fetch) key(r *read) string {
 // object that is made of the read.
 func (f *fetch) holds(r *read) bool {
 	for _, o := range f.objects {
-		if o.read == r && strings.SplitN(f.held[o.id], passwordMark, 2)[0] != r.version {
+		if id, _, _ := strings.Cut(f.held[o.id], passwordMark); o.read == r && id != r.version {
 			return false
 		}
 	}
@@ -206,8 +206,7 @@ func (f *fetch) judge(b *provider.Bundle) error {
 			b.Warnings = append(b.Warnings, provider.Warning{Reason: provider.Expired, Message: text})
 		}
 	}
-	const most = 64 // that a bundle may have
-	b.Warnings = b.Warnings[:min(len(b.Warnings), most)]
+	b.Warnings = b.Warnings[:min(len(b.Warnings), provider.MaxWarnings)]
 	return nil
 }
 

@@ -187,7 +187,7 @@ func collect[P any](ctx context.Context, pages pager[P], take func(P) []version)
 		}
 		all = append(all, take(page)...)
 	}
-	return nil, fmt.Errorf("it has too many versions: %w", errKey)
+	return nil, fmt.Errorf("it has more than %d pages of versions: %w", maxPages, provider.ErrInvalid)
 }
 
 func (v *vault) secretVersions(ctx context.Context, name string) ([]version, error) {
