@@ -4,6 +4,7 @@ package providers
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -26,8 +27,9 @@ type Set struct {
 
 // A builtin makes the provider of a name.
 type builtin struct {
-	name string
-	make func() (provider.Provider, error)
+	name  string
+	make  func() (provider.Provider, error)
+	files func() []string
 }
 
 // AddFlags adds the flags of all built-in providers. They must be parsed
@@ -36,29 +38,41 @@ func AddFlags(fs *pflag.FlagSet) *Set {
 	set := &Set{}
 	var files file.Options
 	files.AddFlags(fs)
-	set.add("file", func() (provider.Provider, error) { return file.New(&files) })
+	set.add("file", func() (provider.Provider, error) { return file.New(&files) }, files.Files)
 	for _, product := range []vault.Product{vault.Vault, vault.OpenBao} {
 		var server vault.Options
 		server.AddFlags(fs, product)
 		set.add(string(product), func() (provider.Provider, error) {
 			server.Environment = set.Environment
 			return vault.New(product, &server)
-		})
+		}, func() []string { return server.Files(product) })
 	}
 	var cloud aws.Options
 	cloud.AddFlags(fs)
-	set.add("aws", func() (provider.Provider, error) { return aws.New(&cloud) })
+	set.add("aws", func() (provider.Provider, error) { return aws.New(&cloud) }, func() []string { return cloud.Files(set.Environment) })
 	var vaults azure.Options
 	vaults.AddFlags(fs)
 	set.add("azure", func() (provider.Provider, error) {
 		vaults.Environment = set.Environment
 		return azure.New(&vaults)
-	})
+	}, vaults.Files)
 	return set
 }
 
-func (s *Set) add(name string, make func() (provider.Provider, error)) {
-	s.builtins = append(s.builtins, builtin{name, make})
+func (s *Set) add(name string, make func() (provider.Provider, error), files func() []string) {
+	s.builtins = append(s.builtins, builtin{name, make, files})
+}
+
+// Files returns the files and folders that the providers of these names, once
+// they are made, read because a flag or the environment says so.
+func (s *Set) Files(names []string) []string {
+	var all []string
+	for _, b := range s.builtins {
+		if slices.Contains(names, b.name) {
+			all = append(all, b.files()...)
+		}
+	}
+	return all
 }
 
 // Names returns the names of the built-in providers.

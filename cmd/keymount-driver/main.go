@@ -17,9 +17,10 @@ import (
 
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"github.com/keymount/keymount/pkg/driver"
-	"github.com/keymount/keymount/pkg/serve"
+	"github.com/keymount/keymount/pkg/sandbox"
 )
 
 // version is set by the linker.
@@ -38,6 +39,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	own := flag.NewFlagSet("keymount-driver", flag.ContinueOnError)
 	config.AddFlags(own)
 	showVersion := own.Bool("version", false, "print the version and exit")
+	confined := own.Bool("sandbox", true, "give up for good the capabilities and system calls that the driver does not need")
 	logging := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(logging)
 
@@ -71,15 +73,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			klog.InfoS("Flag has no effect in this driver", "flag", f.Name)
 		}
 	})
-	if err := drive(ctx, config); err != nil {
+	if err := drive(ctx, config, *confined); err != nil {
 		klog.ErrorS(err, "Driver failed")
 		return 1
 	}
 	return 0
 }
 
-func drive(ctx context.Context, config driver.Config) error {
-	if err := serve.Harden(); err != nil {
+func drive(ctx context.Context, config driver.Config, confined bool) error {
+	if err := enter(confined); err != nil {
 		return err
 	}
 	d, err := driver.New(config, nil)
@@ -89,6 +91,25 @@ func drive(ctx context.Context, config driver.Config) error {
 	klog.InfoS("Driver starts", "version", version, "node", config.NodeID, "endpoint", config.Endpoint)
 	defer klog.InfoS("Driver stopped; volumes stay mounted")
 	return d.Run(ctx)
+}
+
+// capabilities are what mounting for pods takes: mounts; files of any owner and
+// mode, in folders and behind sockets of any; and to see that no process has a
+// file open before it is overwritten.
+var capabilities = []cap.Value{cap.SYS_ADMIN, cap.CHOWN, cap.FOWNER, cap.DAC_OVERRIDE, cap.LEASE}
+
+// enter gives up what the driver does not need, and says what it runs with.
+// There are no rules for files: the kernel forbids mounting to who has any.
+func enter(confined bool) error {
+	policy := &sandbox.Policy{Capabilities: capabilities, Calls: sandbox.Driver}
+	if !confined {
+		policy = nil
+	}
+	state, err := sandbox.Enter(policy)
+	if err == nil {
+		klog.InfoS("Process runs with", state.Log()...)
+	}
+	return err
 }
 
 // A patient value notes that a text is malformed, so that all problems can be

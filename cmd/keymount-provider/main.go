@@ -50,6 +50,9 @@ type settings struct {
 	names     []string
 	socketDir string
 	uids      []uint
+	readable  []string
+	confined  bool
+	logs      []string // folders that klog may write to
 }
 
 func command() *cobra.Command {
@@ -70,11 +73,14 @@ func command() *cobra.Command {
 	flags.StringSliceVar(&s.names, "providers", set.Names(), "built-in `providers` to serve, separated by commas")
 	flags.StringVar(&s.socketDir, "socket-dir", defaultSocketDir, "`folder` of the sockets, one NAME.sock for each provider; the driver's --provider-volume")
 	flags.UintSliceVar(&s.uids, "allowed-uids", nil, "`users` whose processes may connect, separated by commas; none means whoever the socket's permissions (0600) let in")
+	flags.StringSliceVar(&s.readable, "readable-paths", nil, "`files` and folders that providers may read besides those that flags name, separated by commas: those that classes name")
+	flags.BoolVar(&s.confined, "sandbox", true, "give up for good the files, capabilities and system calls that the providers do not need")
 	logging := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(logging)
 	flags.AddGoFlagSet(logging)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		defer klog.Flush()
+		s.logs = logFolders(logging)
 		return run(cmd.Context(), s, set)
 	}
 	cmd.CompletionOptions.DisableDefaultCmd = true
@@ -84,9 +90,6 @@ func command() *cobra.Command {
 
 // run serves every provider until ctx ends or one of them fails.
 func run(ctx context.Context, s settings, set *providers.Set) error {
-	if err := serve.Harden(); err != nil {
-		return err
-	}
 	opts := &plugin.ServeOptions{RuntimeName: "keymount-provider", Version: strings.TrimPrefix(version, "v")}
 	for _, uid := range s.uids {
 		if uid > math.MaxUint32 {
@@ -100,6 +103,9 @@ func run(ctx context.Context, s settings, set *providers.Set) error {
 	sockets, err := s.open(set)
 	if err != nil {
 		return err
+	}
+	if err := s.enter(set); err != nil {
+		return errors.Join(err, closeAll(sockets))
 	}
 	if len(sockets) == 0 {
 		return fmt.Errorf("--providers is empty: name some of %s", strings.Join(set.Names(), ", "))
@@ -130,18 +136,23 @@ func (s socket) close() error {
 	return nil
 }
 
+func closeAll(sockets []socket) error {
+	var errs []error
+	for _, opened := range sockets {
+		if opened.listener != nil {
+			errs = append(errs, opened.listener.Close())
+		}
+		errs = append(errs, opened.close())
+	}
+	return errors.Join(errs...)
+}
+
 // open makes all providers, and then a socket for each: what one of them cannot
 // be made of leaves no trace.
 func (s settings) open(set *providers.Set) (sockets []socket, err error) {
 	defer func() {
-		if err == nil {
-			return
-		}
-		for _, opened := range sockets {
-			if opened.listener != nil {
-				err = errors.Join(err, opened.listener.Close())
-			}
-			err = errors.Join(err, opened.close())
+		if err != nil {
+			err = errors.Join(err, closeAll(sockets))
 		}
 	}()
 	for _, name := range slices.Compact(slices.Sorted(slices.Values(s.names))) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"path/filepath"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -46,6 +47,24 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Region, "aws-region", o.Region, "region of aws classes that name none; empty: AWS_REGION, else the node's label "+regionLabel)
 	fs.BoolVar(&o.NodeCredentials, "aws-node-credentials", o.NodeCredentials,
 		"let aws classes with the parameter useNodeCredentials read with the provider's own credentials, which are the same for all pods")
+}
+
+// Files returns the files and folders that the SDK reads with these options,
+// given the variables of the environment.
+func (o *Options) Files(environment func(string) string) []string {
+	if !o.NodeCredentials || environment == nil {
+		return nil
+	}
+	var files []string
+	if home := environment("HOME"); home != "" {
+		files = append(files, filepath.Join(home, ".aws"))
+	}
+	for _, name := range []string{"AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"} {
+		if file := environment(name); file != "" {
+			files = append(files, file)
+		}
+	}
+	return files
 }
 
 // settings are options with what the SDK finds in the environment.

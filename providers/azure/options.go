@@ -1,6 +1,7 @@
 package azure
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -71,6 +72,20 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 		"fail instead of serving secrets, keys and certificates that have expired, with a warning")
 	fs.IntVar(&o.Rate, "azure-vault-rate", o.Rate, "requests a second that one vault gets, for all volumes; 0: 50")
 	o.TokenProxy.addFlags(fs)
+}
+
+// Files returns the files that a provider with these options reads, besides
+// those that classes name.
+func (o *Options) Files() []string {
+	s, err := o.settings()
+	if err != nil {
+		return nil
+	}
+	files := []string{cmp.Or(o.TokenProxy.CAFile, clusterCA)}
+	if s.EnvironmentFile != "" {
+		files = append(files, s.EnvironmentFile)
+	}
+	return files
 }
 
 // settings are options with their defaults.

@@ -99,6 +99,15 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.Int64Var(&o.MaxFileSize, "file-max-size", o.maxFileSize(), "size limit of a file, in bytes")
 }
 
+// Files returns the files and folders that a provider with these options reads.
+func (o *Options) Files() []string {
+	files := append([]string{o.root()}, o.Identities...)
+	if o.PassphraseFile != "" {
+		files = append(files, o.PassphraseFile)
+	}
+	return files
+}
+
 func (o *Options) root() string {
 	if o == nil || o.Root == "" {
 		return defaultRoot

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -143,6 +144,16 @@ func (o *Options) settings(product Product) (settings, error) {
 		})
 	}
 	return s, err
+}
+
+// Files returns the files and folders that a provider with these options reads,
+// besides those that classes name.
+func (o *Options) Files(product Product) []string {
+	s, err := o.settings(product)
+	if err != nil {
+		return nil
+	}
+	return slices.DeleteFunc([]string{s.caCert, s.caDirectory, s.clientCert, s.clientKey}, func(name string) bool { return name == "" })
 }
 
 // environment looks variables of a product up.

@@ -17,6 +17,7 @@ var floors = map[string]int{
 	"pkg/keystore":                    0,
 	"pkg/atomicdir":                   0,
 	"pkg/tmpfs/userns":                0,
+	"pkg/sandbox":                     0,
 	"pkg/plugin/v1alpha1":             0,
 	"pkg/plugin/keymountv1":           0,
 	"pkg/provider/providertest/pipe":  0,

@@ -45,7 +45,8 @@ env:
 securityContext:
   # Mounts must reach the node (Bidirectional), which kubelet allows to
   # privileged containers only. It brings all capabilities and no seccomp
-  # profile, whatever else is written here.
+  # profile, whatever else is written here: the driver gives up most of the
+  # former at its start, and loads a profile of its own.
   privileged: true
   readOnlyRootFilesystem: true
   runAsUser: 0

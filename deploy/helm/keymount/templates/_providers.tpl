@@ -15,6 +15,13 @@ args:
   - --file-require-policy
   {{- end }}
   {{- end }}
+  {{- $mounted := list }}
+  {{- range .Values.providers.extraVolumeMounts }}
+  {{- $mounted = append $mounted .mountPath }}
+  {{- end }}
+  {{- with $mounted }}
+  - --readable-paths={{ join "," . }}
+  {{- end }}
   - --v={{ .Values.logVerbosity }}
   {{- with .Values.providers.extraArgs }}
   {{- toYaml . | nindent 2 }}

@@ -1,4 +1,4 @@
-package serve_test
+package sandbox_test
 
 import (
 	"errors"
@@ -11,19 +11,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/keymount/keymount/pkg/serve"
+	"github.com/keymount/keymount/pkg/sandbox"
 )
 
-// hardenChild names the variable that makes TestHarden the child that hardens itself.
-const hardenChild = "KEYMOUNT_TEST_HARDEN_CHILD"
+// dumpsChild names the variable that makes TestNoDumps the child that forbids dumps of itself.
+const dumpsChild = "KEYMOUNT_TEST_DUMPS_CHILD"
 
-func TestHarden(t *testing.T) {
-	if os.Getenv(hardenChild) != "" {
-		hardenSelf(t)
+func TestNoDumps(t *testing.T) {
+	if os.Getenv(dumpsChild) != "" {
+		forbidDumps(t)
 		return
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestHarden$")
-	cmd.Env = append(os.Environ(), hardenChild+"=1", "GOTRACEBACK=crash") // the runtime aborts, as after a fault
+	cmd := exec.Command(os.Args[0], "-test.run=^TestNoDumps$")
+	cmd.Env = append(os.Environ(), dumpsChild+"=1", "GOTRACEBACK=crash") // the runtime aborts, as after a fault
 	cmd.Dir = t.TempDir()
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
@@ -42,10 +42,10 @@ func TestHarden(t *testing.T) {
 	}
 }
 
-// hardenSelf hardens this process, reads what the driver reads of its own
+// forbidDumps forbids dumps of this process, reads what the driver reads of its own
 // /proc, and dies as a crash would.
-func hardenSelf(t *testing.T) {
-	if err := serve.Harden(); err != nil {
+func forbidDumps(t *testing.T) {
+	if err := sandbox.NoDumps(); err != nil {
 		t.Fatal(err)
 	}
 	dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
