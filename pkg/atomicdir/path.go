@@ -20,6 +20,9 @@ const (
 )
 
 func badFile(name, format string, args ...any) error {
+	if len(name) > maxElement {
+		name = name[:maxElement] + "..."
+	}
 	return fmt.Errorf("%w %q: %s", ErrPath, name, fmt.Sprintf(format, args...))
 }
 
@@ -32,7 +35,7 @@ func ValidPath(name string) error {
 	case name == "":
 		return badFile(name, "the path is empty")
 	case len(name) > maxPath:
-		return badFile(name[:maxElement]+"...", "the path is longer than %d bytes", maxPath)
+		return badFile(name, "the path is longer than %d bytes", maxPath)
 	case strings.HasPrefix(name, "/"):
 		return badFile(name, "the path is absolute")
 	case strings.Count(name, "/") >= maxDepth:

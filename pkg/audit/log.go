@@ -26,6 +26,7 @@ const (
 	backlog  = 4096            // events that may wait to be written
 	patience = 5 * time.Second // for one to be written
 	batch    = 256             // lines that are written at once
+	most     = 1 << 20         // bytes from which on no line is added to those
 )
 
 // ErrNotWritten: an event is not in the log.
@@ -184,43 +185,69 @@ func (l *Log) enqueue(ctx context.Context, next *entry) error {
 func (l *Log) write() {
 	defer close(l.done)
 	for first := range l.queue {
-		entries := []*entry{first}
-		for len(entries) < batch && len(l.queue) > 0 {
-			next, ok := <-l.queue
+		next := l.batch()
+		next.add(first)
+		for len(next.entries) < batch && len(next.lines) < most && len(l.queue) > 0 {
+			e, ok := <-l.queue
 			if !ok {
 				break
 			}
-			entries = append(entries, next)
+			next.add(e)
 		}
-		err := l.writeAll(entries)
-		for _, e := range entries {
-			e.written <- err
-		}
+		next.write()
 	}
 }
 
-// writeAll writes lines, or none of them.
-func (l *Log) writeAll(entries []*entry) error {
-	sequence, previous, lost := l.sequence, l.previous, l.lost.Swap(0)
-	var lines []byte
-	for i, e := range entries {
-		sequence++
-		e.event.Sequence, e.event.Previous = sequence, previous
-		if i == 0 {
-			e.event.Lost = lost
-		}
-		line, err := json.Marshal(&e.event)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrNotWritten, err)
-		}
-		previous = hash(line)
-		lines = append(append(lines, line...), '\n')
+// A lot is what is written at once: all of it, or nothing.
+type lot struct {
+	log      *Log
+	entries  []*entry
+	lines    []byte
+	sequence int64
+	previous string
+	lost     int64 // events that it tells of
+}
+
+// batch returns a lot that goes on where the log ends.
+func (l *Log) batch() *lot { return &lot{log: l, sequence: l.sequence, previous: l.previous} }
+
+// add puts an event after those that are there. One that has no line, or one
+// which nobody could read again, is told so, and stops no other.
+func (b *lot) add(e *entry) {
+	e.event.Sequence, e.event.Previous = b.sequence+1, b.previous
+	first := len(b.entries) == 0
+	if first {
+		e.event.Lost = b.log.lost.Swap(0)
 	}
-	if err := l.sink.Write(lines); err != nil {
-		l.failures.Add(1)
-		l.lost.Add(lost + int64(len(entries)))
-		return fmt.Errorf("%w: %w", ErrNotWritten, err)
+	line, err := json.Marshal(&e.event)
+	if err == nil && len(line) >= maxLine {
+		err = fmt.Errorf("the event has %d bytes, and a line at most %d: ask for less in one class", len(line), maxLine)
 	}
-	l.sequence, l.previous = sequence, previous
-	return nil
+	if err != nil {
+		b.log.failures.Add(1)
+		b.log.lost.Add(e.event.Lost + 1)
+		e.written <- fmt.Errorf("%w: %w", ErrNotWritten, err)
+		return
+	}
+	b.sequence, b.previous, b.lost = b.sequence+1, hash(line), b.lost+e.event.Lost
+	b.lines = append(append(b.lines, line...), '\n')
+	b.entries = append(b.entries, e)
+}
+
+// write writes the lot and tells everybody who waits.
+func (b *lot) write() {
+	if len(b.entries) == 0 {
+		return
+	}
+	err := b.log.sink.Write(b.lines)
+	if err != nil {
+		b.log.failures.Add(1)
+		b.log.lost.Add(b.lost + int64(len(b.entries)))
+		err = fmt.Errorf("%w: %w", ErrNotWritten, err)
+	} else {
+		b.log.sequence, b.log.previous = b.sequence, b.previous
+	}
+	for _, e := range b.entries {
+		e.written <- err
+	}
 }

@@ -126,7 +126,7 @@ func (c *Class) Rotation(fallback time.Duration) (time.Duration, error) {
 	if err == nil && (interval == 0 || minInterval <= interval && interval <= maxInterval) {
 		return interval, nil
 	}
-	return 0, fmt.Errorf("class %s: parameter %s is %q, want a duration such as \"30s\" or \"1h\" from %v to %v, or \"0\" for never: %w",
+	return 0, fmt.Errorf("class %s: parameter %s is %.80q, want a duration such as \"30s\" or \"1h\" from %v to %v, or \"0\" for never: %w",
 		c.Name, RotationInterval, text, minInterval, maxInterval, ErrInvalid)
 }
 

@@ -97,7 +97,7 @@ func parse(file string, data []byte) []definition {
 			definitions = append(definitions, definition{place: place, err: fmt.Errorf("%s: %w: %w", place, err, ErrInvalid)})
 			continue
 		}
-		definitions = append(definitions, define(place, object)...)
+		definitions = append(definitions, define(place, object, maxNesting)...)
 	}
 	return definitions
 }
@@ -161,18 +161,23 @@ func decode(doc document) (any, error) {
 	return nil, fmt.Errorf("it is not valid YAML%s: look for tabs, wrong indentation, a missing quote, or a key that is given twice", near)
 }
 
+// maxNesting is how deep Lists may be in Lists, whose places add up.
+const maxNesting = 8
+
 // define returns the definitions of classes in object: one, those of the
-// items of a List, or none.
-func define(place string, object any) []definition {
+// items of a List, or none. Lists may be in it so many levels deep.
+func define(place string, object any, levels int) []definition {
 	fields := mapping(object)
 	apiVersion, _ := fields["apiVersion"].(string)
 	objectGroup, version, _ := strings.Cut(apiVersion, "/")
 	switch k, _ := fields["kind"].(string); {
+	case k == "List" && levels == 0:
+		return []definition{{place: place, err: fmt.Errorf("%s: it is a List of more than %d levels: %w", place, maxNesting, ErrInvalid)}}
 	case k == "List":
 		items, _ := fields["items"].([]any)
 		var definitions []definition
 		for i, item := range items {
-			definitions = append(definitions, define(fmt.Sprintf("%s, item %d", place, i+1), item)...)
+			definitions = append(definitions, define(fmt.Sprintf("%s, item %d", place, i+1), item, levels-1)...)
 		}
 		return definitions
 	case k != kind || apiVersion != "" && objectGroup != group:
@@ -227,7 +232,7 @@ func parseSpec(name Name, spec any) (*Class, error) {
 	case fields == nil:
 		return nil, errors.New("spec is missing: it needs at least spec.provider")
 	case len(unknown) > 0:
-		return nil, fmt.Errorf("spec.%s is not a field of a %s: the fields are provider, parameters and secretObjects", slices.Min(unknown), kind)
+		return nil, fmt.Errorf("spec.%s is not a field of a %s: the fields are provider, parameters and secretObjects", plain(slices.Min(unknown)), kind)
 	}
 	parameters, err := parseParameters(fields["parameters"])
 	if err != nil {
@@ -236,6 +241,9 @@ func parseSpec(name Name, spec any) (*Class, error) {
 	provider, _ := fields["provider"].(string)
 	return New(Class{Name: name, Provider: provider, Parameters: parameters})
 }
+
+// plain makes a name, which may be anything, fit to be printed.
+func plain(name string) string { return strings.Trim(fmt.Sprintf("%.80q", name), `"`) }
 
 // parseParameters returns the parameters, all of which must be text.
 func parseParameters(v any) (map[string]string, error) {
@@ -249,9 +257,9 @@ func parseParameters(v any) (map[string]string, error) {
 		case string:
 			parameters[name] = value
 		case []any, map[any]any, map[string]any:
-			return nil, fmt.Errorf("spec.parameters: the value of %q is a structure and not text: write it as a block of text, \"%s: |\"", name, name)
+			return nil, fmt.Errorf("spec.parameters: the value of %.80q is a structure and not text: write it as a block of text, \"%s: |\"", name, plain(name))
 		default:
-			return nil, fmt.Errorf("spec.parameters: the value of %q is not text: quote it", name)
+			return nil, fmt.Errorf("spec.parameters: the value of %.80q is not text: quote it", name)
 		}
 	}
 	return parameters, nil

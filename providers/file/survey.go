@@ -171,6 +171,8 @@ func (s *surveyor) entry(ctx context.Context, o object, p, name string, above []
 		return nil, errMoved
 	case err != nil:
 		return nil, fmt.Errorf("%q: %w", p, because(err))
+	case info.IsDir() && strings.Count(p, "/") >= maxElements: // each level costs more than the one above
+		return nil, fmt.Errorf("%q: its path has more than %d elements: %w", p, maxElements, provider.ErrInvalid)
 	case info.IsDir():
 		return s.folder(ctx, o, p, name, above)
 	case !info.Mode().IsRegular():

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/keymount/keymount/pkg/plugin"
+	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/provider/providertest"
 )
 
@@ -49,6 +50,7 @@ type node struct {
 	canary string
 	store  *providertest.Fake
 	log    *os.File // of all drivers, in dir
+	flags  []string // of drivers, besides those that all have
 
 	process *exec.Cmd
 	conn    *grpc.ClientConn
@@ -86,7 +88,10 @@ func newNode(t *testing.T) *node {
 	t.Cleanup(func() { _ = log.Close() })
 	n.turn()
 	n.writeClass()
-	n.serveProvider()
+	if err := os.Mkdir(filepath.Join(n.dir, "providers"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n.serve("fake", n.store)
 	t.Cleanup(func() {
 		if n.process != nil {
 			n.stop(syscall.SIGKILL)
@@ -124,18 +129,14 @@ spec:
 	}
 }
 
-func (n *node) serveProvider() {
-	dir := filepath.Join(n.dir, "providers")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		n.t.Fatal(err)
-	}
-	lis, err := net.Listen("unix", filepath.Join(dir, "fake.sock"))
+func (n *node) serve(name string, p provider.Provider) {
+	lis, err := net.Listen("unix", filepath.Join(n.dir, "providers", name+".sock"))
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- plugin.Serve(ctx, lis, n.store, nil) }()
+	go func() { served <- plugin.Serve(ctx, lis, p, nil) }()
 	n.t.Cleanup(func() {
 		cancel()
 		if err := <-served; err != nil {
@@ -148,10 +149,10 @@ func (n *node) serveProvider() {
 func (n *node) start() {
 	n.t.Helper()
 	socket := filepath.Join(n.dir, "csi.sock")
-	n.process = exec.Command(n.binary,
+	n.process = exec.Command(n.binary, append(n.flags,
 		"--nodeid=n", "--kubelet-root=", "--endpoint=unix://"+socket, "--metrics-addr=", "--tmpfs-size=8Mi", "-v=10",
 		"--class-dir="+filepath.Join(n.dir, "classes"), "--state-dir="+filepath.Join(n.dir, "state"),
-		"--provider-volume="+filepath.Join(n.dir, "providers"), "--additional-provider-volume-paths=")
+		"--provider-volume="+filepath.Join(n.dir, "providers"), "--additional-provider-volume-paths=")...)
 	n.process.Stderr = n.log
 	if err := n.process.Start(); err != nil {
 		n.t.Fatal(err)
