@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
+	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/keymount/keymount/pkg/driver"
 	"github.com/keymount/keymount/pkg/sandbox"
+	"github.com/keymount/keymount/pkg/secret"
 )
 
 // version is set by the linker.
@@ -84,6 +86,7 @@ func drive(ctx context.Context, config driver.Config, confined bool) error {
 	if err := enter(confined); err != nil {
 		return err
 	}
+	go secret.Collect(ctx, forgetAfter)
 	d, err := driver.New(config, nil)
 	if err != nil {
 		return err
@@ -92,6 +95,9 @@ func drive(ctx context.Context, config driver.Config, confined bool) error {
 	defer klog.InfoS("Driver stopped; volumes stay mounted")
 	return d.Run(ctx)
 }
+
+// forgetAfter is how long a secret that is used no longer stays in memory.
+const forgetAfter = 10 * time.Second
 
 // capabilities are what mounting for pods takes: mounts; files of any owner and
 // mode, in folders and behind sockets of any; and to see that no process has a

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -26,6 +27,7 @@ import (
 
 	"github.com/keymount/keymount/pkg/plugin"
 	"github.com/keymount/keymount/pkg/provider"
+	"github.com/keymount/keymount/pkg/secret"
 	"github.com/keymount/keymount/pkg/serve"
 	"github.com/keymount/keymount/providers"
 )
@@ -44,6 +46,9 @@ func main() {
 
 // defaultSocketDir is where the driver looks for sockets.
 const defaultSocketDir = "/var/run/secrets-store-csi-providers"
+
+// forgetAfter is how long a secret that is used no longer stays in memory.
+const forgetAfter = 10 * time.Second
 
 // settings are the flags that are not a provider's own.
 type settings struct {
@@ -110,6 +115,7 @@ func run(ctx context.Context, s settings, set *providers.Set) error {
 	if len(sockets) == 0 {
 		return fmt.Errorf("--providers is empty: name some of %s", strings.Join(set.Names(), ", "))
 	}
+	go secret.Collect(ctx, forgetAfter)
 	group, ctx := errgroup.WithContext(ctx)
 	for _, opened := range sockets {
 		klog.InfoS("Provider serves", "socket", opened.listener.Addr(), "version", version)

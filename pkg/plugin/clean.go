@@ -22,9 +22,19 @@ const maxMessage = 1024
 const minPart = 16
 
 // clean makes text from a peer fit to be printed: the secrets are masked in
-// it, it is one line of printable characters, and it is short.
+// it, it is one line of printable characters, and it is short. What becomes a
+// secret only once it is one line is masked, too.
 func clean(text string, secrets []secret.Value) string {
-	text = mask(text, secrets)
+	text = mask(oneLine(mask(text, secrets)), secrets)
+	if len(text) <= maxMessage {
+		return text
+	}
+	kept := strings.ToValidUTF8(text[:maxMessage], "")
+	return fmt.Sprintf("%s... (%d more bytes)", kept, len(text)-len(kept))
+}
+
+// oneLine returns the printable characters of a text on one line.
+func oneLine(text string) string {
 	text = strings.ToValidUTF8(text, "?")
 	text = strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
@@ -32,12 +42,7 @@ func clean(text string, secrets []secret.Value) string {
 		}
 		return ' '
 	}, text)
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) <= maxMessage {
-		return text
-	}
-	kept := strings.ToValidUTF8(text[:maxMessage], "")
-	return fmt.Sprintf("%s... (%d more bytes)", kept, len(text)-len(kept))
+	return strings.Join(strings.Fields(text), " ")
 }
 
 // mask replaces the secrets, their parts, and their usual encodings.

@@ -65,7 +65,12 @@ func FuzzReply(f *testing.F) {
 		if err != nil {
 			t.Fatalf("what was accepted cannot be sent on: %v", err)
 		}
-		again, err := decodeReply(encodeReply(bundle, 0o640), metadata.Pairs(pairs...), 0o640)
+		sent, err := proto.Marshal(encodeReply(bundle, 0o640))
+		var received v1alpha1.MountResponse
+		if err = errors.Join(err, proto.Unmarshal(sent, &received)); err != nil {
+			t.Fatalf("what was accepted cannot be sent on: %v", err)
+		}
+		again, err := decodeReply(&received, metadata.Pairs(pairs...), 0o640)
 		if diff := cmp.Diff(bundle, again, cmp.Comparer(secret.Value.Equal)); err != nil || diff != "" {
 			t.Errorf("the bundle changes when it is sent on: %v\n%s", err, diff)
 		}

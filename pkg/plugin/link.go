@@ -15,7 +15,12 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/keymount/keymount/pkg/provider"
+	"github.com/keymount/keymount/pkg/serve"
 )
+
+// maxHeaders bounds the metadata of a reply, which holds all warnings that a
+// bundle may have. gRPC's own limit is 16 MiB.
+const maxHeaders = 1 << 20
 
 // A link is the connection to one provider, for as long as its sockets stay
 // the same. It connects at its first call.
@@ -35,19 +40,20 @@ type link struct {
 // newLink returns a link that does not connect yet.
 func (d *Dir) newLink(name string, sockets []socket) (*link, error) {
 	l := &link{name: name, find: d.sockets, sockets: sockets}
-	conn, err := grpc.NewClient("passthrough:///"+name,
+	conn, err := grpc.NewClient("passthrough:///"+name, append(serve.ClearedClient(),
 		grpc.WithContextDialer(l.dial),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithAuthority("localhost"), // some servers refuse a file name there
 		grpc.WithNoProxy(),
 		grpc.WithDisableRetry(), // a retry of Mount may issue a second lease
 		grpc.WithUserAgent(d.opts.userAgent()),
+		grpc.WithMaxHeaderListSize(maxHeaders),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(d.opts.maxRecvMsgSize())),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: d.opts.dialWait(),
 		}),
-	)
+	)...)
 	if err != nil {
 		return nil, fmt.Errorf("provider %q: %w: %w", name, err, provider.ErrUnavailable)
 	}

@@ -97,10 +97,17 @@ func encodeReply(bundle *provider.Bundle, mode fs.FileMode) *v1alpha1.MountRespo
 	return reply
 }
 
+// maxFiles is more than any volume can hold. It bounds what is made of a reply
+// whose files have hardly any bytes.
+const maxFiles = 8192
+
 // decodeReply reads a reply that carries no error, and checks all of it.
 // Files without a mode get the given one. The error shows what the provider
 // sent and is fit to be printed only once it is clean.
 func decodeReply(reply *v1alpha1.MountResponse, md metadata.MD, mode fs.FileMode) (*provider.Bundle, error) {
+	if n := len(reply.GetFiles()); n > maxFiles {
+		return nil, fmt.Errorf("it has %d files: want at most %d", n, maxFiles)
+	}
 	bundle := &provider.Bundle{
 		Versions:  decodeVersions(reply.GetObjectVersion()),
 		Unchanged: len(reply.GetFiles()) == 0 && first(md, metaEmpty) != "true",
@@ -109,7 +116,7 @@ func decodeReply(reply *v1alpha1.MountResponse, md metadata.MD, mode fs.FileMode
 		if f.GetMode() < 0 || f.GetMode() > int32(fs.ModePerm) {
 			return nil, fmt.Errorf("file %.256q has the mode %d: want 0 to 511", f.GetPath(), f.GetMode())
 		}
-		file := provider.File{Path: f.GetPath(), Mode: fs.FileMode(f.GetMode()), Data: secret.New(f.GetContents())}
+		file := provider.File{Path: f.GetPath(), Mode: fs.FileMode(f.GetMode()), Data: secret.Take(f.GetContents())}
 		if file.Mode == 0 {
 			file.Mode = mode
 		}

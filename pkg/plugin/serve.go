@@ -62,10 +62,10 @@ func (o *ServeOptions) guard(lis net.Listener) net.Listener {
 // driver may be Keymount's or upstream's. If p is a provider.Notifier or provider.Releaser, itself or
 // through Unwrap, it is served as such too.
 func Serve(ctx context.Context, lis net.Listener, p provider.Provider, opts *ServeOptions) error {
-	options := []grpc.ServerOption{
+	options := append(serve.ClearedServer(),
 		grpc.UnaryInterceptor(serve.Unary(nil)),
 		grpc.StreamInterceptor(serve.Stream()),
-	}
+	)
 	if opts != nil && opts.MaxSendMsgSize > 0 {
 		options = append(options, grpc.MaxSendMsgSize(opts.MaxSendMsgSize))
 	}

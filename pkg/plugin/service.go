@@ -13,6 +13,7 @@ import (
 	"github.com/keymount/keymount/pkg/plugin/keymountv1"
 	"github.com/keymount/keymount/pkg/plugin/v1alpha1"
 	"github.com/keymount/keymount/pkg/provider"
+	"github.com/keymount/keymount/pkg/secret"
 )
 
 // A service answers v1alpha1 calls with a Provider.
@@ -38,7 +39,8 @@ func (s *service) Mount(ctx context.Context, message *v1alpha1.MountRequest) (*v
 	if err != nil {
 		return nil, failure(nil, err)
 	}
-	bundle, err := s.provider.Fetch(ctx, req)
+	var bundle *provider.Bundle
+	secret.Do(func() { bundle, err = s.provider.Fetch(ctx, req) })
 	if err != nil {
 		if err := grpc.SetTrailer(ctx, missing(req, err)); err != nil {
 			return nil, status.Error(codes.Internal, "the refusal's metadata cannot be sent")

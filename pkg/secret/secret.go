@@ -30,10 +30,20 @@ type Value struct {
 	reveal func() []byte
 }
 
-// New returns a Value that takes ownership of b: the caller must not change
-// it afterwards.
+// New returns a Value of a copy of b. The copy is overwritten once nothing
+// refers to it, when the garbage collector finds that out: see Collect.
 func New(b []byte) Value {
-	return Value{reveal: func() []byte { return b }}
+	own := forgettable(len(b))
+	copy(own, b)
+	return Value{reveal: func() []byte { return own }}
+}
+
+// Take is New for the one copy that there is: it overwrites b, which nothing
+// else may use.
+func Take(b []byte) Value {
+	v := New(b)
+	clear(b)
+	return v
 }
 
 // Reveal returns the bytes. The caller must not change them, and should use

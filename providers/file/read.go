@@ -1,6 +1,7 @@
 package file
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -52,6 +53,7 @@ func (r *reader) source(ctx context.Context, s source) ([]*secret.Value, error) 
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.objects[0].in(r.tree), err)
 	}
+	defer clear(data) // the volume has copies
 	doc := &document{file: s.objects[0].path, text: data}
 	for i, o := range s.objects {
 		if err := canceled(ctx); err != nil {
@@ -110,16 +112,17 @@ func (p *Provider) readFile(tree *tree, m mark, identities identities) ([]byte, 
 			return nil, err
 		}
 	}
-	data, err := io.ReadAll(io.LimitReader(content, p.maxSize+1))
+	data := bytes.NewBuffer(make([]byte, 0, m.stat.size+bytes.MinRead)) // which need not grow, and leave copies
+	_, err = data.ReadFrom(io.LimitReader(content, p.maxSize+1))
 	switch {
 	case err != nil && content != io.Reader(f):
 		return nil, errDamaged
 	case err != nil:
 		return nil, because(err)
-	case int64(len(data)) > p.maxSize:
+	case int64(data.Len()) > p.maxSize:
 		return nil, p.tooLarge()
 	}
-	return data, nil
+	return data.Bytes(), nil
 }
 
 func (p *Provider) tooLarge() error {

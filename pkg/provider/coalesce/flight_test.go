@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 	"weak"
 
 	"github.com/keymount/keymount/pkg/provider"
@@ -386,12 +387,12 @@ func TestPlaintextLeavesMemory(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				k := newKit(t)
-				var plain weak.Pointer[[32]byte]
+				var plain weak.Pointer[byte]
 				p := &provide{fetch: func(context.Context, *provider.Request) (*provider.Bundle, error) {
-					data := new([32]byte)
-					plain = weak.Make(data)
+					data := secret.New(make([]byte, 32))
+					plain = weak.Make(unsafe.SliceData(data.Reveal()))
 					return &provider.Bundle{
-						Files:    []provider.File{{Path: "a", Data: secret.New(data[:])}},
+						Files:    []provider.File{{Path: "a", Data: data}},
 						Versions: provider.Versions{"a": "1"},
 					}, nil
 				}}
