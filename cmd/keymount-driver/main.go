@@ -23,6 +23,7 @@ import (
 	"github.com/keymount/keymount/pkg/driver"
 	"github.com/keymount/keymount/pkg/sandbox"
 	"github.com/keymount/keymount/pkg/secret"
+	"github.com/keymount/keymount/pkg/trace"
 )
 
 // version is set by the linker.
@@ -86,6 +87,11 @@ func drive(ctx context.Context, config driver.Config, confined bool) error {
 	if err := enter(confined); err != nil {
 		return err
 	}
+	stop, err := trace.Start(ctx, trace.Process{Name: "keymount-driver", Version: version, Environment: os.Getenv})
+	if err != nil {
+		return err
+	}
+	defer stop()
 	go secret.Collect(ctx, forgetAfter)
 	d, err := driver.New(config, nil)
 	if err != nil {

@@ -29,6 +29,7 @@ import (
 	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/secret"
 	"github.com/keymount/keymount/pkg/serve"
+	"github.com/keymount/keymount/pkg/trace"
 	"github.com/keymount/keymount/providers"
 )
 
@@ -105,6 +106,11 @@ func run(ctx context.Context, s settings, set *providers.Set) error {
 	if len(opts.AllowedUIDs) > 0 {
 		opts.AllowedUIDs = append(opts.AllowedUIDs, uint32(os.Getuid())) // of the probe
 	}
+	stop, err := trace.Start(ctx, trace.Process{Name: "keymount-provider", Version: version, Environment: os.Getenv})
+	if err != nil {
+		return err
+	}
+	defer stop()
 	sockets, err := s.open(set)
 	if err != nil {
 		return err

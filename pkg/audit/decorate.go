@@ -102,7 +102,7 @@ func (r *releaser) Release(ctx context.Context, lease provider.Lease) error {
 	err := r.inner.Release(ctx, lease)
 	e := &Event{Event: Release, Provider: r.name, Lease: leaseOf(lease, r.log.opts.Key)}
 	e.ended(began, err)
-	r.log.note(e)
+	r.log.note(ctx, e)
 	return err
 }
 
@@ -124,7 +124,7 @@ func (p *publisher) Publish(ctx context.Context, v volume.Volume) (publish.Resul
 	res, err := p.next.Publish(context.WithValue(ctx, volumeKey{}, string(v.ID)), v)
 	rec := res.Record
 	rec.ID, rec.Class, rec.Pod = v.ID, v.Class, v.Pod
-	p.ended(Publish, rec, res.Outcome, began, err)
+	p.ended(ctx, Publish, rec, res.Outcome, began, err)
 	return res, err
 }
 
@@ -135,7 +135,7 @@ func (p *publisher) Refresh(ctx context.Context, id volume.ID) (publish.Result, 
 	if !errors.Is(err, volume.ErrNotFound) {
 		rec := res.Record
 		rec.ID = id
-		p.ended(Refresh, rec, res.Outcome, began, err)
+		p.ended(ctx, Refresh, rec, res.Outcome, began, err)
 	}
 	return res, err
 }
@@ -147,13 +147,13 @@ func (p *publisher) Unpublish(ctx context.Context, id volume.ID, target string) 
 	rec.ID = id
 	err := p.next.Unpublish(ctx, id, target)
 	if known || err != nil {
-		p.note(Unpublish, rec, began, err)
+		p.note(ctx, Unpublish, rec, began, err)
 	}
 	return err
 }
 
 // ended writes down what a publish or a refresh came to.
-func (p *publisher) ended(kind Kind, rec volume.Record, outcome publish.Outcome, began time.Time, err error) {
+func (p *publisher) ended(ctx context.Context, kind Kind, rec volume.Record, outcome publish.Outcome, began time.Time, err error) {
 	stale := (*publish.StaleError)(nil)
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, publish.ErrUnpublished): // nobody wants it any more
@@ -166,15 +166,15 @@ func (p *publisher) ended(kind Kind, rec volume.Record, outcome publish.Outcome,
 	case outcome != publish.Created:
 		return
 	}
-	p.note(kind, rec, began, err)
+	p.note(ctx, kind, rec, began, err)
 }
 
-func (p *publisher) note(kind Kind, rec volume.Record, began time.Time, err error) {
+func (p *publisher) note(ctx context.Context, kind Kind, rec volume.Record, began time.Time, err error) {
 	e := &Event{Event: kind, Volume: string(rec.ID), Revision: rec.Revision, Provider: rec.Provider}
 	if rec.Pod != (provider.Pod{}) {
 		e.Pod, e.Class = &rec.Pod, rec.Class.String()
 	}
 	e.Lease = leaseOf(rec.Held.Lease, p.log.opts.Key)
 	e.ended(began, err)
-	p.log.note(e)
+	p.log.note(ctx, e)
 }

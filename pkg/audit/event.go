@@ -57,6 +57,7 @@ type Event struct {
 	Reason   string   `json:"reason,omitempty"`  // of what is not allowed: Invalid, NotFound, Denied, Unavailable or Internal
 	Message  string   `json:"message,omitempty"` // the error, of at most 1,024 bytes
 	Millis   float64  `json:"ms,omitempty"`      // how long it took
+	Trace    string   `json:"trace,omitempty"`   // ID of the trace that it belongs to, 32 hexadecimal digits
 	Lost     int64    `json:"lost,omitempty"`    // events before this one that could not be written
 	Previous string   `json:"prev"`              // SHA-256 of the line before, without its end; of the first line 64 zeros
 }

@@ -74,7 +74,7 @@ func flood(t *testing.T, required bool) {
 	const n = 3 * backlog
 	var writers sync.WaitGroup
 	for range n {
-		writers.Go(func() { l.note(&Event{Event: Fetch, Decision: Allow}) })
+		writers.Go(func() { l.note(t.Context(), &Event{Event: Fetch, Decision: Allow}) })
 	}
 	synctest.Wait()
 	if waiting := len(l.queue); waiting > backlog {

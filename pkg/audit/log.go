@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/keymount/keymount/pkg/provider"
+	"github.com/keymount/keymount/pkg/trace"
 )
 
 const (
@@ -126,7 +127,7 @@ func (l *Log) Close() error {
 
 // note writes an event, about something that happened whether or not it can be
 // written.
-func (l *Log) note(e *Event) { _ = l.append(context.Background(), e) }
+func (l *Log) note(ctx context.Context, e *Event) { _ = l.append(context.WithoutCancel(ctx), e) }
 
 // gate writes an event, about something that must not happen otherwise.
 func (l *Log) gate(ctx context.Context, e *Event) error {
@@ -140,7 +141,7 @@ func (l *Log) gate(ctx context.Context, e *Event) error {
 // append waits until the event is written. It does not wait longer than a
 // moment where it may get lost.
 func (l *Log) append(ctx context.Context, e *Event) error {
-	e.Time, e.Node = time.Now().UTC(), l.opts.Node
+	e.Time, e.Node, e.Trace = time.Now().UTC(), l.opts.Node, trace.ID(ctx)
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	next := &entry{*e, make(chan error, 1)}

@@ -29,6 +29,7 @@ import (
 	"github.com/keymount/keymount/pkg/rotate"
 	"github.com/keymount/keymount/pkg/serve"
 	"github.com/keymount/keymount/pkg/tmpfs"
+	"github.com/keymount/keymount/pkg/trace"
 	"github.com/keymount/keymount/pkg/volume"
 )
 
@@ -93,6 +94,7 @@ func New(c Config, opts *Options) (*Driver, error) {
 		limit.New(&limit.Options{Timeout: c.ProviderTimeout}).Middleware(),
 		d.shared.Middleware(),
 		d.metrics.Wanted,
+		tracedFetch,
 	)
 	d.service = publish.New(publish.Config{
 		Classes: d.classes, Providers: providers, Mounts: mounts, Volumes: d.volumes,
@@ -107,12 +109,13 @@ func New(c Config, opts *Options) (*Driver, error) {
 	if d.cluster != nil {
 		published = d.cluster.observe(published)
 	}
+	published = &traced{published, d.volumes}
 	d.rotator = rotate.New(published, d.volumes, nil)
 	d.watcher.rotator = d.rotator
 	if err := d.addChecks(); err != nil {
 		return nil, errors.Join(err, d.closeState())
 	}
-	d.server = grpc.NewServer(append(serve.ClearedServer(), grpc.ChainUnaryInterceptor(serve.Unary(nil)), grpc.ChainStreamInterceptor(serve.Stream()))...)
+	d.server = grpc.NewServer(append(serve.ClearedServer(), trace.Server(), grpc.ChainUnaryInterceptor(serve.Unary(nil)), grpc.ChainStreamInterceptor(serve.Stream()))...)
 	(&node.Server{
 		Name: c.DriverName, Version: c.Version, NodeID: c.NodeID, Root: c.podsDir(),
 		Publisher: d.rotator.Observe(published), Volumes: d.volumes, Mounted: mounts.Mounted, Ready: d.core.Ready,

@@ -16,6 +16,7 @@ import (
 
 	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/serve"
+	"github.com/keymount/keymount/pkg/trace"
 )
 
 // maxHeaders bounds the metadata of a reply, which holds all warnings that a
@@ -41,6 +42,7 @@ type link struct {
 func (d *Dir) newLink(name string, sockets []socket) (*link, error) {
 	l := &link{name: name, find: d.sockets, sockets: sockets}
 	conn, err := grpc.NewClient("passthrough:///"+name, append(serve.ClearedClient(),
+		trace.Client(),
 		grpc.WithContextDialer(l.dial),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithAuthority("localhost"), // some servers refuse a file name there

@@ -11,6 +11,7 @@ import (
 	"github.com/keymount/keymount/pkg/plugin/v1alpha1"
 	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/serve"
+	"github.com/keymount/keymount/pkg/trace"
 )
 
 // ServeOptions adjust Serve.
@@ -63,6 +64,7 @@ func (o *ServeOptions) guard(lis net.Listener) net.Listener {
 // through Unwrap, it is served as such too.
 func Serve(ctx context.Context, lis net.Listener, p provider.Provider, opts *ServeOptions) error {
 	options := append(serve.ClearedServer(),
+		trace.Server(),
 		grpc.UnaryInterceptor(serve.Unary(nil)),
 		grpc.StreamInterceptor(serve.Stream()),
 	)

@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
+
+	"github.com/keymount/keymount/pkg/trace"
 )
 
 // UnaryOptions tune Unary.
@@ -41,7 +43,7 @@ func Unary(opts *UnaryOptions) grpc.UnaryServerInterceptor {
 			resp, err = handler(ctx, req)
 			return err
 		})
-		return resp, finish(info.FullMethod, time.Since(start), err)
+		return resp, finish(ctx, info.FullMethod, time.Since(start), err)
 	}
 }
 
@@ -51,12 +53,12 @@ func Stream() grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		start := time.Now()
 		err := guard(info.FullMethod, func() error { return handler(srv, stream) })
-		return finish(info.FullMethod, time.Since(start), err)
+		return finish(stream.Context(), info.FullMethod, time.Since(start), err)
 	}
 }
 
 // finish logs a call that ended and returns its error as the peer gets it.
-func finish(method string, duration time.Duration, err error) error {
+func finish(ctx context.Context, method string, duration time.Duration, err error) error {
 	if panicked := (*panicError)(nil); errors.As(err, &panicked) {
 		err = status.Error(codes.Internal, panicked.Error())
 	}
@@ -66,7 +68,7 @@ func finish(method string, duration time.Duration, err error) error {
 	case codes.Canceled: // the peer has gone, or this process goes
 		klog.V(2).InfoS("Call ended early", "method", method, "code", code, "duration", duration)
 	default:
-		klog.ErrorS(err, "Call failed", "method", method, "code", code, "duration", duration)
+		klog.ErrorS(err, "Call failed", "method", method, "code", code, "duration", duration, "trace", trace.ID(ctx))
 	}
 	return err
 }

@@ -88,10 +88,18 @@ func TestPanicDoesNotKillTheProcess(t *testing.T) {
 	}
 }
 
+// A stream has a context and nothing else.
+type stream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s stream) Context() context.Context { return s.ctx }
+
 func TestPanicOfAStreamDoesNotKillTheProcess(t *testing.T) {
 	log := captureLog(t, "10")
 	info := &grpc.StreamServerInfo{FullMethod: "/keymount.v1.Notifier/Watch"}
-	err := serve.Stream()(nil, nil, info, func(any, grpc.ServerStream) error { panic(canary) })
+	err := serve.Stream()(nil, stream{ctx: t.Context()}, info, func(any, grpc.ServerStream) error { panic(canary) })
 	if status.Code(err) != codes.Internal {
 		t.Errorf("error = %v, want Internal", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/keymount/keymount/pkg/provider"
+	"github.com/keymount/keymount/pkg/trace"
 )
 
 const (
@@ -115,7 +116,7 @@ func (o *Options) client(transport *http.Transport, timeout time.Duration) *http
 		transport.DialContext = o.dial
 	}
 	return &http.Client{
-		Transport:     transport,
+		Transport:     trace.Transport(transport),
 		Timeout:       timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}

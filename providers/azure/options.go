@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/keymount/keymount/pkg/trace"
 )
 
 const (
@@ -132,7 +134,7 @@ func (o *Options) client(serverName string, roots *x509.CertPool, proxy proxy) *
 		TLSHandshakeTimeout: attemptTimeout, IdleConnTimeout: 90 * time.Second, MaxIdleConnsPerHost: maxParallel,
 	}
 	return &http.Client{
-		Transport:     &bounded{transport},
+		Transport:     trace.Transport(&bounded{transport}),
 		Timeout:       attemptTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}

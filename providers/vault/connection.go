@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/go-retryablehttp"
 
 	"github.com/keymount/keymount/pkg/provider"
+	"github.com/keymount/keymount/pkg/trace"
 )
 
 // An endpoint is a server and how to tell that it is the right one. Equal
@@ -148,7 +149,7 @@ func (c *connection) build() (*retryablehttp.Client, error) {
 		c.base = &url.URL{Scheme: "http", Host: "localhost"}
 	}
 	return &retryablehttp.Client{
-		HTTPClient:   &http.Client{Transport: transport, Timeout: c.settings.timeout, CheckRedirect: redirect},
+		HTTPClient:   &http.Client{Transport: trace.Transport(transport), Timeout: c.settings.timeout, CheckRedirect: redirect},
 		RetryMax:     c.settings.retries,
 		RetryWaitMin: c.settings.pause,
 		RetryWaitMax: 4 * c.settings.pause,

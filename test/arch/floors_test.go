@@ -18,6 +18,8 @@ var floors = map[string]int{
 	"pkg/atomicdir":                   0,
 	"pkg/tmpfs/userns":                0,
 	"pkg/sandbox":                     0,
+	"pkg/trace":                       0,
+	"pkg/trace/tracetest":             1,
 	"pkg/plugin/v1alpha1":             0,
 	"pkg/plugin/keymountv1":           0,
 	"pkg/provider/providertest/pipe":  0,
@@ -62,7 +64,7 @@ var ground = map[string][]string{
 }
 
 // providerMayImport is all that a provider sees of the product.
-var providerMayImport = []string{"pkg/keystore", "pkg/provider", "pkg/provider/params", "pkg/provider/wallet", "pkg/secret"}
+var providerMayImport = []string{"pkg/keystore", "pkg/provider", "pkg/provider/params", "pkg/provider/wallet", "pkg/secret", "pkg/trace"}
 
 // storeMayImport is what the store in memory sees that a provider is tested
 // with.

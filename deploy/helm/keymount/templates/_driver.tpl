@@ -42,6 +42,9 @@ env:
     valueFrom:
       fieldRef:
         fieldPath: spec.nodeName
+  {{- with .Values.driver.env }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 securityContext:
   # Mounts must reach the node (Bidirectional), which kubelet allows to
   # privileged containers only. It brings all capabilities and no seccomp
