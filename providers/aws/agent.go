@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"github.com/keymount/keymount/pkg/provider"
+	"github.com/keymount/keymount/pkg/secret"
 )
 
 // Where the agent of EKS Pod Identity listens on each node.
@@ -66,9 +67,9 @@ func (i identity) askAt(ctx context.Context, client *http.Client, address string
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAgent))
 	switch {
 	case resp.StatusCode == http.StatusTooManyRequests, resp.StatusCode >= http.StatusInternalServerError:
-		return aws.Credentials{}, agentRefusal(resp.Status, body, provider.ErrUnavailable)
+		return aws.Credentials{}, i.refusal(resp.Status, body, provider.ErrUnavailable)
 	case resp.StatusCode != http.StatusOK:
-		return aws.Credentials{}, agentRefusal(resp.Status, body, provider.ErrDenied)
+		return aws.Credentials{}, i.refusal(resp.Status, body, provider.ErrDenied)
 	}
 	var granted struct {
 		AccessKeyID     string `json:"AccessKeyId"`
@@ -85,6 +86,11 @@ func (i identity) askAt(ctx context.Context, client *http.Client, address string
 	}, nil
 }
 
-func agentRefusal(status string, body []byte, reason error) error {
-	return fmt.Errorf("the EKS Pod Identity agent answered %s: %s: does the service account have an association? %w", status, printable(string(body)), reason)
+// refusal tells what the agent says, without the token, should it say that.
+func (i identity) refusal(status string, body []byte, reason error) error {
+	said := string(body)
+	if i.token.Len() > 0 {
+		said = strings.ReplaceAll(said, string(i.token.Reveal()), secret.Mask)
+	}
+	return fmt.Errorf("the EKS Pod Identity agent answered %s: %s: does the service account have an association? %w", status, printable(said), reason)
 }

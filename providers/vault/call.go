@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/hashicorp/go-retryablehttp"
 
@@ -21,6 +23,8 @@ import (
 const (
 	maxBody  = 8 << 20 // bytes of an answer
 	maxError = 512     // bytes of what the server says of a failure
+
+	maxSeconds = int64(math.MaxInt64 / time.Second)
 )
 
 // A call is one request to the server.
@@ -140,14 +144,20 @@ func parseResponse(call call, body []byte) (*response, error) {
 	if err := r.decode(&e); err != nil {
 		return nil, err
 	}
-	r.leaseID, r.renewable, r.lease = e.LeaseID, e.Renewable, time.Duration(e.LeaseDuration)*time.Second
+	r.leaseID, r.renewable, r.lease = e.LeaseID, e.Renewable, seconds(e.LeaseDuration)
 	if e.Auth != nil && e.Auth.ClientToken != "" {
 		r.auth = &auth{
 			token: secret.New([]byte(e.Auth.ClientToken)), accessor: e.Auth.Accessor, kind: e.Auth.TokenType,
-			lifetime: time.Duration(e.Auth.LeaseDuration) * time.Second, renewable: e.Auth.Renewable,
+			lifetime: seconds(e.Auth.LeaseDuration), renewable: e.Auth.Renewable,
 		}
 	}
 	return r, nil
+}
+
+// seconds is that number of them: never less than none, and no more than a
+// Duration can be.
+func seconds(n int64) time.Duration {
+	return time.Duration(min(max(0, n), maxSeconds)) * time.Second
 }
 
 // empty reports whether there is nothing in the response.
@@ -214,7 +224,13 @@ func whatServerSays(body []byte) string {
 
 // oneLine makes what a server says fit for a log.
 func oneLine(text string) string {
-	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?"))
+	text = strings.Join(strings.Fields(text), " ")
 	text = strings.TrimPrefix(text, "1 error occurred: * ")
 	if len(text) > maxError {
 		text = strings.ToValidUTF8(text[:maxError], "") + "..."

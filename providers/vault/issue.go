@@ -151,7 +151,7 @@ func (f *fetch) rotation(now time.Time) (first time.Time) {
 		if a.version != "" || a.response == nil || a.response.decode(&body) != nil || body.Data.Rotated == "" {
 			continue
 		}
-		next := now.Add(time.Duration(body.Data.Left)*time.Second + time.Second)
+		next := now.Add(seconds(body.Data.Left) + time.Second)
 		if next.Sub(now) <= soon && (first.IsZero() || next.Before(first)) {
 			first = next
 		}

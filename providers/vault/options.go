@@ -3,6 +3,7 @@ package vault
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -140,6 +141,9 @@ func (o *Options) settings(product Product) (settings, error) {
 	if err == nil {
 		err = env.parse("MAX_RETRIES", func(text string) (err error) {
 			s.retries, err = strconv.Atoi(text)
+			if s.retries < 0 {
+				return errRange
+			}
 			return err
 		})
 	}
@@ -187,10 +191,20 @@ func (e environment) parse(name string, into func(text string) error) error {
 	return nil
 }
 
+var errRange = errors.New("out of range")
+
 // parseSeconds reads a duration, or a number of seconds.
 func parseSeconds(text string) (time.Duration, error) {
-	if seconds, err := strconv.Atoi(text); err == nil {
-		return time.Duration(seconds) * time.Second, nil
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err == nil && (n < 0 || n > maxSeconds) {
+		return 0, errRange
 	}
-	return time.ParseDuration(text)
+	if err == nil {
+		return seconds(n), nil
+	}
+	d, err := time.ParseDuration(text)
+	if d < 0 {
+		return 0, errRange
+	}
+	return d, err
 }

@@ -80,7 +80,7 @@ func (c claim) resumed(expires time.Time) *tenure {
 		term.granted, term.expires = time.Unix(c.Issued, 0), expires
 		term.renewable = term.Lease != ""
 		if term.Lease == "" {
-			term.expires = term.granted.Add(time.Duration(term.Lifetime) * time.Second)
+			term.expires = term.granted.Add(seconds(term.Lifetime))
 		}
 	}
 	return t
@@ -202,7 +202,7 @@ func (t *tenure) renewTerm(ctx context.Context, s *session, term *term) error {
 	term.granted = time.Now()
 	term.expires = term.granted.Add(response.lease)
 	term.renewable = response.renewable
-	return over(!capped(response.lease, time.Duration(term.Lifetime)*time.Second), nil)
+	return over(!capped(response.lease, seconds(term.Lifetime)), nil)
 }
 
 // over turns a refusal, and less than was asked for, into errOver. An outage

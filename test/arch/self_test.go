@@ -44,6 +44,8 @@ func TestEveryRuleFindsItsViolation(t *testing.T) {
 		{"the table of mounts by name", mountTableViolations, "pkg/node/x.go", head + "var x = \"/proc/self/mountinfo\"\n", head + "var x = \"/proc/self/fd\" // not mountinfo\n"},
 		{"a test that sleeps", waitViolations, "pkg/node/x_test.go", head + "import \"time\"\nfunc f() { time.Sleep(1) }\n", head + "import \"time\"\nimport \"testing/synctest\"\nfunc f() { time.Sleep(1); synctest.Wait() }\n"},
 		{"a test that skips", waitViolations, "pkg/node/x_test.go", head + "func f() { t.Skipf(\"later\") }\n", head + "func f() { t.Fatalf(\"now\") }\n"},
+		{"bytes decoded and no fuzz target", fuzzViolations, "pkg/node/x.go", head + "import \"encoding/json\"\nvar x = json.Unmarshal\n", head + "import \"encoding/json\"\nvar x = json.Marshal\n"},
+		{"a time parsed and no fuzz target", fuzzViolations, "providers/vault/x.go", head + "import \"time\"\nvar x = time.ParseDuration\n", head + "import \"time\"\nvar x = time.Now\n"},
 		{"a long function", lengthViolations, "pkg/node/x_test.go", long, strings.Replace(long, "\tg()\n\tg()\n", "", 1)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
