@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 export CGO_ENABLED ?= 1
 
-MODULES       := . test/sanity
+MODULES       := . test/sanity test/observability
 CHECKED       := $(MODULES) test/stores test/e2e
 GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.8.0
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo v0.0.0-dev)
@@ -41,7 +41,11 @@ try: ## mount secrets from the quickstart example, without root and without a cl
 
 .PHONY: build
 build: ## build the three commands into bin/
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
+	CGO_ENABLED=0 GOEXPERIMENT=runtimesecret go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
+
+.PHONY: sbom
+sbom: build ## build, and write what each command is made of: bin/*.cdx.json (CycloneDX)
+	go run ./deploy/sbom -version=$(VERSION) bin/keymount bin/keymount-driver bin/keymount-provider
 
 .PHONY: image
 image: ## build the image for PLATFORMS with docker buildx into OUTPUT (bin/image.tar)
@@ -65,11 +69,22 @@ lint: ## golangci-lint, at the version that CI uses
 	@for module in $(CHECKED); do (echo "lint $$module" && cd $$module && $(GOLANGCI_LINT) run --config=$(CURDIR)/.golangci.yml ./...); done
 
 .PHONY: verify
-verify: vet ## fail if generated code or go.mod is out of date
+verify: vet vuln rebuild ## fail if generated code or go.mod is out of date, and if vuln or rebuild fails
 	@for module in $(CHECKED); do (cd $$module && go vet ./... && go mod tidy -diff); done
 	@sums() { git ls-files -co --exclude-standard -z | xargs -0 sha256sum 2>/dev/null || true; }; \
 	before=$$(sums); $(MAKE) --no-print-directory generate; \
 	diff <(echo "$$before") <(sums) || { echo 'make generate changed these files: commit them'; exit 1; }
+
+.PHONY: vuln
+vuln: ## govulncheck: says NOT CHECKED where its database is out of reach, and fails then if GOVULNDB names it
+	@go run ./test/vuln ./cmd/...
+
+# Two copies of the work tree, in folders of other names, one of them with an
+# empty cache, give the same programs and SBOMs: no path, no time, and nothing
+# that was built before goes into them. Another release of Go makes other ones.
+.PHONY: rebuild
+rebuild: ## build twice, from nothing and as usual, and compare every byte (two to three minutes)
+	@go run ./test/rebuild -version=$(VERSION)
 
 .PHONY: chart
 chart: $(HELM) ## helm lint, with the values of every rendered variant
@@ -87,6 +102,13 @@ e2e: ## all tests in a real cluster: of our own making (as root), or that of KUB
 sanity: ## the CSI sanity suite alone, saying what it ran and what not
 	cd test/sanity && go test -race -count=1 -v .
 
+# Building promtool takes some minutes, once.
+.PHONY: rules
+rules: ## promtool checks the alerts of deploy/dashboards, and runs their tests
+	cd test/observability && version=$$(go list -m -f '{{.Version}}' github.com/prometheus/prometheus) && cd ../../deploy/dashboards && \
+	GOFLAGS= go run github.com/prometheus/prometheus/cmd/promtool@$$version check rules --lint-fatal alerts.yaml && \
+	GOFLAGS= go run github.com/prometheus/prometheus/cmd/promtool@$$version test rules alerts_test.yaml
+
 .PHONY: cover
 cover: ## test coverage by function, least first
 	@mkdir -p bin
@@ -94,13 +116,8 @@ cover: ## test coverage by function, least first
 	@go tool cover -func=bin/cover.out | sort -t'	' -k3 -n | awk '$$NF != "100.0%"'
 
 .PHONY: fuzz
-fuzz: ## run every fuzz target for FUZZTIME (20s)
-	@go list -f '{{.Dir}} {{.ImportPath}} {{range .TestGoFiles}}{{.}} {{end}}{{range .XTestGoFiles}}{{.}} {{end}}' ./... | \
-	while read -r dir pkg files; do \
-		for target in $$(cd "$$dir" && grep -ohE '^func Fuzz[A-Za-z0-9_]+' $${files:-/dev/null} | cut -c6-); do \
-			echo "== $$pkg $$target"; go test "$$pkg" -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME); \
-		done; \
-	done
+fuzz: ## run every fuzz target for FUZZTIME (20s), as many at once as there are processors
+	@go run ./test/fuzz -modules=$(subst $(space),$(comma),$(CHECKED)) -time=$(FUZZTIME)
 
 .PHONY: bench
 bench: ## measure the driver against the floor; OUT=docs/benchmarks.md writes the page
@@ -129,6 +146,10 @@ manifests: $(HELM) ## render deploy/manifests, and variants for test/deploy, fro
 	@for values in test/deploy/testdata/values-*.yaml; do \
 		$(call render,"$${values/values-/}",--set crds.install=false --values "$$values" --api-versions monitoring.coreos.com/v1); \
 	done
+
+.PHONY: dashboard
+dashboard: ## draw the dashboard, with real traffic of two minutes, into docs/observability.svg
+	cd test/observability && go run . -o ../../docs/observability.svg
 
 $(HELM):
 	CGO_ENABLED=0 GOFLAGS= GOBIN=$(@D) go install -trimpath -ldflags='-s -w' helm.sh/helm/v4/cmd/helm@$(HELM_VERSION)
