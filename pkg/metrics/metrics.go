@@ -101,6 +101,7 @@ var (
 	oldestDesc  = prometheus.NewDesc("keymount_oldest_stale_seconds", "For how long the volume is stale that has been for longest; 0 if none is.", nil, nil)
 	lagDesc     = prometheus.NewDesc("keymount_rotation_lag_seconds", "For how long the refresh is due that has been for longest; 0 if none is.", nil, nil)
 	leaseDesc   = prometheus.NewDesc("keymount_next_lease_expiry_seconds", "Time until the lease ends that ends next; absent if nothing is leased.", []string{"provider"}, nil)
+	expiryDesc  = prometheus.NewDesc("keymount_next_secret_expiry_seconds", "Time until the certificate, key or secret expires that expires next; absent if the store says of none.", []string{"provider"}, nil)
 )
 
 // Describe implements prometheus.Collector.
@@ -109,23 +110,20 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- oldestDesc
 	ch <- lagDesc
 	ch <- leaseDesc
+	ch <- expiryDesc
 }
 
 // Collect implements prometheus.Collector: it looks at the volumes when it is
 // asked.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	fresh, stale, oldest, lag := 0, 0, time.Duration(0), time.Duration(0)
-	leases := make(map[string]time.Duration)
+	leases, expiries := make(map[string]time.Duration), make(map[string]time.Duration)
 	for _, rec := range m.volumes.List() {
 		if !rec.Due.IsZero() {
 			lag = max(lag, time.Since(rec.Due))
 		}
-		if end := rec.Held.Lease.Expires; !end.IsZero() {
-			name, left := m.providers.label(rec.Provider, true), time.Until(end)
-			if next, ok := leases[name]; !ok || left < next {
-				leases[name] = left
-			}
-		}
+		m.soonest(leases, rec.Provider, rec.Held.Lease.Expires)
+		m.soonest(expiries, rec.Provider, rec.Expires)
 		if rec.Stale.IsZero() {
 			fresh++
 			continue
@@ -139,6 +137,21 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, lag.Seconds())
 	for name, left := range leases {
 		ch <- prometheus.MustNewConstMetric(leaseDesc, prometheus.GaugeValue, left.Seconds(), name)
+	}
+	for name, left := range expiries {
+		ch <- prometheus.MustNewConstMetric(expiryDesc, prometheus.GaugeValue, left.Seconds(), name)
+	}
+}
+
+// soonest notes the time that is left until end, if that is less than what is
+// noted for the provider.
+func (m *Metrics) soonest(left map[string]time.Duration, provider string, end time.Time) {
+	if end.IsZero() {
+		return
+	}
+	name := m.providers.label(provider, true)
+	if next, ok := left[name]; !ok || time.Until(end) < next {
+		left[name] = time.Until(end)
 	}
 }
 

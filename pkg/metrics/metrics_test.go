@@ -296,7 +296,7 @@ func TestTheBuildAndTheProcessAreThere(t *testing.T) {
 func TestEveryMetricIsDocumented(t *testing.T) {
 	leased := &volume.Memory{}
 	rec := record("v", "vault")
-	rec.Held.Lease.Expires = time.Now().Add(time.Hour)
+	rec.Held.Lease.Expires, rec.Expires = time.Now().Add(time.Hour), time.Now().Add(time.Hour)
 	if err := leased.Put(rec); err != nil {
 		t.Fatal(err)
 	}
@@ -359,13 +359,17 @@ func TestWhatIsDueAndWhatEndsNext(t *testing.T) {
 		volumes := &volume.Memory{}
 		for i, left := range []time.Duration{time.Hour, time.Minute} {
 			rec := record(volume.ID(fmt.Sprint(i)), "vault")
-			rec.Due, rec.Held.Lease.Expires = time.Now().Add(-left), time.Now().Add(left)
+			rec.Due, rec.Held.Lease.Expires, rec.Expires = time.Now().Add(-left), time.Now().Add(left), time.Now().Add(-left)
 			if err := volumes.Put(rec); err != nil {
 				t.Fatal(err)
 			}
 		}
-		got := scrape(t, metrics.New(volumes, "v1"), "keymount_rotation_lag_seconds", "keymount_next_lease_expiry_seconds")
-		want := map[string]string{"keymount_rotation_lag_seconds": "3600", `keymount_next_lease_expiry_seconds{provider="vault"}`: "60"}
+		got := scrape(t, metrics.New(volumes, "v1"), "keymount_rotation_lag_seconds", "keymount_next_")
+		want := map[string]string{
+			"keymount_rotation_lag_seconds":                         "3600",
+			`keymount_next_lease_expiry_seconds{provider="vault"}`:  "60",
+			`keymount_next_secret_expiry_seconds{provider="vault"}`: "-3600", // it has expired
+		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("-want +got\n%s", diff)
 		}

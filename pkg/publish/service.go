@@ -330,7 +330,7 @@ func (s *Service) keep(ctx context.Context, src source, rec *volume.Record, held
 	now, next := time.Now(), *rec
 	next.Provider, next.Revision = src.class.Provider, src.class.Revision
 	next.Held = provider.Held{Versions: bundle.Versions, Lease: bundle.Lease}
-	next.Refreshed, next.Stale = now, volume.Staleness{}
+	next.Refreshed, next.Expires, next.Stale = now, bundle.Expires, volume.Staleness{}
 	next.Due = s.Schedule.refreshed(now, src.interval, src.group(next), bundle)
 	if err := s.Volumes.Put(next); err != nil {
 		return changed, errors.Join(fmt.Errorf("remember volume %s: %w", rec.ID, err), s.regret(rec, before, changed))

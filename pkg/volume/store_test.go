@@ -41,6 +41,7 @@ func full(id volume.ID) volume.Record {
 		Published: now,
 		Refreshed: now.Add(time.Second),
 		Due:       now.Add(time.Minute),
+		Expires:   now.Add(time.Hour),
 		Stale:     volume.Staleness{Since: now, Failures: 3, Reason: "Denied", Message: "no"},
 	}
 }

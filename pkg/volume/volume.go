@@ -47,10 +47,11 @@ type Record struct {
 	// which a restart forgets and kubelet brings again.
 	Secretive bool `json:"secretive,omitempty"`
 
-	Published time.Time `json:"published"`      // first success
-	Refreshed time.Time `json:"refreshed"`      // last success
-	Due       time.Time `json:"due,omitzero"`   // next refresh; zero: never
-	Stale     Staleness `json:"stale,omitzero"` // why it is older than it should be
+	Published time.Time `json:"published"`        // first success
+	Refreshed time.Time `json:"refreshed"`        // last success
+	Due       time.Time `json:"due,omitzero"`     // next refresh; zero: never
+	Expires   time.Time `json:"expires,omitzero"` // when something of it is no longer to be used; zero: nothing says so
+	Stale     Staleness `json:"stale,omitzero"`   // why it is older than it should be
 }
 
 // Staleness says that refreshes fail and the volume serves what it held. The
