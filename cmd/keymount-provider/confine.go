@@ -19,7 +19,7 @@ func (s settings) enter(set *providers.Set) error {
 		Calls: sandbox.Provider,
 		Files: &sandbox.Files{
 			Read:  slices.Concat(set.Files(s.names), authorities(), s.readable),
-			Write: append(s.logs, s.socketDir), // sockets are removed at the end
+			Write: append(s.logs, s.socketDir, filepath.Dir(s.profiles)), // sockets are removed at the end
 		},
 	}
 	if !s.confined {

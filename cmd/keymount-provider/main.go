@@ -58,6 +58,7 @@ type settings struct {
 	uids      []uint
 	readable  []string
 	confined  bool
+	profiles  string
 	logs      []string // folders that klog may write to
 }
 
@@ -81,6 +82,7 @@ func command() *cobra.Command {
 	flags.UintSliceVar(&s.uids, "allowed-uids", nil, "`users` whose processes may connect, separated by commas; none means whoever the socket's permissions (0600) let in")
 	flags.StringSliceVar(&s.readable, "readable-paths", nil, "`files` and folders that providers may read besides those that flags name, separated by commas: those that classes name")
 	flags.BoolVar(&s.confined, "sandbox", true, "give up for good the files, capabilities and system calls that the providers do not need")
+	flags.StringVar(&s.profiles, "pprof-socket", "", "`path` of a unix socket that serves profiles")
 	logging := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(logging)
 	flags.AddGoFlagSet(logging)
@@ -115,14 +117,21 @@ func run(ctx context.Context, s settings, set *providers.Set) error {
 	if err != nil {
 		return err
 	}
-	if err := s.enter(set); err != nil {
-		return errors.Join(err, closeAll(sockets))
-	}
 	if len(sockets) == 0 {
 		return fmt.Errorf("--providers is empty: name some of %s", strings.Join(set.Names(), ", "))
 	}
+	profiles, err := s.listenForProfiles()
+	if err == nil {
+		err = s.enter(set)
+	}
+	if err != nil {
+		return errors.Join(err, closeAll(sockets))
+	}
 	go secret.Collect(ctx, forgetAfter)
 	group, ctx := errgroup.WithContext(ctx)
+	if profiles != nil {
+		group.Go(func() error { return serve.Profiles(ctx, profiles, time.Second) })
+	}
 	for _, opened := range sockets {
 		klog.InfoS("Provider serves", "socket", opened.listener.Addr(), "version", version)
 		group.Go(func() error {
@@ -131,6 +140,18 @@ func run(ctx context.Context, s settings, set *providers.Set) error {
 		})
 	}
 	return group.Wait()
+}
+
+// listenForProfiles returns nil if nobody may have any.
+func (s settings) listenForProfiles() (net.Listener, error) {
+	if s.profiles == "" {
+		return nil, nil
+	}
+	lis, err := serve.Listen("unix:"+s.profiles, nil)
+	if err != nil {
+		return nil, fmt.Errorf("--pprof-socket: %w", err)
+	}
+	return lis, nil
 }
 
 // A socket is a provider and where it is served.
@@ -176,7 +197,7 @@ func (s settings) open(set *providers.Set) (sockets []socket, err error) {
 	}
 	for i := range sockets {
 		made := &sockets[i]
-		made.listener, err = serve.Listen("unix:"+filepath.Join(s.socketDir, made.name+".sock"), &serve.ListenOptions{Dir: 0o755})
+		made.listener, err = serve.Listen("unix:"+filepath.Join(s.socketDir, made.name+".sock"), &serve.ListenOptions{Dir: 0o700})
 		if err != nil {
 			return sockets, fmt.Errorf("provider %q: %w", made.name, err)
 		}

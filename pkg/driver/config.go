@@ -6,9 +6,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,10 +26,13 @@ type Config struct {
 
 	ProviderDir     string // folder of provider sockets, searched last
 	MoreProviders   string // more such folders, separated by commas, searched first
+	ProviderUsers   Users  // whose processes have to serve providers
 	ClassDir        string // folder of SecretProviderClass manifests; "" is the API server's
 	Kubeconfig      string // file that names the API server; "" is that of the pod's cluster
 	StateDir        string // folder that lives as long as the mounts
-	MetricsAddr     string // host:port of /healthz and /readyz; "" is off
+	MetricsAddr     string // host:port of /healthz, /readyz and /metrics; "" is off
+	MetricsTLS      string // folder of certificates for HTTPS there; "" is HTTP
+	PprofSocket     string // path of a unix socket that serves profiles; "" is off
 	MaxRecvMsgSize  int    // of a provider's reply, in bytes
 	ProviderTimeout time.Duration
 
@@ -70,6 +75,7 @@ func (c *Config) AddFlags(fs *flag.FlagSet) {
 	fs.StringVar(&c.DriverName, "drivername", "secrets-store.csi.k8s.io", "`name` of the driver in the CSIDriver object and in pods")
 	fs.StringVar(&c.ProviderDir, "provider-volume", "/var/run/secrets-store-csi-providers", "`folder` of provider sockets, searched last")
 	fs.StringVar(&c.MoreProviders, "additional-provider-volume-paths", "/etc/kubernetes/secrets-store-csi-providers", "more `folders` of provider sockets, separated by commas, searched first")
+	fs.Var(&c.ProviderUsers, "provider-users", "`users` whose processes have to serve providers, as NAME=UID, separated by commas; others may be served by any user")
 	fs.StringVar(&c.ClassDir, "class-dir", "", "`folder` of SecretProviderClass manifests to use instead of a cluster's")
 	fs.StringVar(&c.Kubeconfig, "kubeconfig", "", "`file` that names the API server; without it, that of the cluster in whose pod the driver runs")
 	fs.StringVar(&c.KubeletRoot, "kubelet-root", "/var/lib/kubelet", "`folder` that is kubelet's --root-dir; targets that are not below its pods folder are refused; \"\" allows any")
@@ -80,7 +86,9 @@ func (c *Config) AddFlags(fs *flag.FlagSet) {
 	fs.BoolVar(&c.MintTokens, "mint-tokens", false, "ask the API server for service account tokens of audiences that kubelet does not bring")
 	fs.BoolVar(&c.RemoveStartupTaint, "remove-startup-taint", false, "remove the taint keymount.io/agent-not-ready from this node once the driver is ready")
 	fs.StringVar(&c.StateDir, "state-dir", "/run/keymount", "`folder` for what is known of published volumes; never secrets; should vanish on reboot as mounts do")
-	fs.StringVar(&c.MetricsAddr, "metrics-addr", ":8095", "`address` that serves /healthz and /readyz over HTTP; \"\" turns it off")
+	fs.StringVar(&c.MetricsAddr, "metrics-addr", ":8095", "`address` that serves /healthz, /readyz and /metrics over HTTP; \"\" turns it off")
+	fs.StringVar(&c.MetricsTLS, "metrics-tls", "", "`folder` with tls.crt and tls.key, by which --metrics-addr serves HTTPS, and client-ca.crt if only clients with a certificate may read /metrics")
+	fs.StringVar(&c.PprofSocket, "pprof-socket", "", "`path` of a unix socket that serves profiles")
 	fs.BoolVar(&c.Rotation, "enable-secret-rotation", true, "refresh the secrets of running pods")
 	fs.DurationVar(&c.RotationPeriod, "rotation-poll-interval", 2*time.Minute, "`duration` between two refreshes of a volume whose class sets no rotationInterval; 0 refreshes only those whose class does")
 	fs.DurationVar(&c.ProviderTimeout, "provider-timeout", 90*time.Second, "`duration` after which a provider has failed; kubelet itself gives up after 2m")
@@ -116,6 +124,12 @@ func (c *Config) Validate() error {
 	c.checkKubelet(wrong)
 	if !filepath.IsAbs(c.StateDir) {
 		wrong("--state-dir is %q: name an absolute path below /run, which is lost on reboot as mounts are", c.StateDir)
+	}
+	if c.PprofSocket != "" && !filepath.IsAbs(c.PprofSocket) {
+		wrong("--pprof-socket is %q: name the absolute path of a socket", c.PprofSocket)
+	}
+	if c.MetricsTLS != "" && !filepath.IsAbs(c.MetricsTLS) {
+		wrong("--metrics-tls is %q: name the absolute path of a folder with tls.crt and tls.key", c.MetricsTLS)
 	}
 	if c.RotationPeriod < 0 || 0 < c.RotationPeriod && c.RotationPeriod < time.Second {
 		wrong("--rotation-poll-interval is %v: use at least 1s, or 0 to refresh only volumes whose class sets rotationInterval", c.RotationPeriod)
@@ -231,5 +245,35 @@ func (b *Bytes) Set(text string) error {
 		return errors.New(`want a number of bytes such as 16777216, or 16Mi`)
 	}
 	*b = Bytes(int64(n) * factor)
+	return nil
+}
+
+// Users are user IDs by the name of a provider, as vault=65532,file=65532.
+type Users map[string]uint32
+
+// String returns them in the order of the names.
+func (u *Users) String() string {
+	if u == nil {
+		return ""
+	}
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(*u)) {
+		all = append(all, fmt.Sprintf("%s=%d", name, (*u)[name]))
+	}
+	return strings.Join(all, ",")
+}
+
+// Set implements flag.Value.
+func (u *Users) Set(text string) error {
+	users := Users{}
+	for _, field := range fields(text) {
+		name, number, _ := strings.Cut(field, "=")
+		uid, err := strconv.ParseUint(number, 10, 32)
+		if err != nil || name == "" {
+			return errors.New("want names of providers with user IDs, such as vault=65532,file=65532")
+		}
+		users[name] = uint32(uid)
+	}
+	*u = users
 	return nil
 }

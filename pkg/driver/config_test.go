@@ -131,7 +131,7 @@ func TestFlagNamesStay(t *testing.T) {
 	want := []string{
 		"additional-provider-volume-paths", "allow-volume-attribute-overrides", "audit-log", "audit-required", "class-dir", "drivername",
 		"enable-secret-rotation", "endpoint", "kubeconfig", "kubelet-registration-path", "kubelet-root", "max-call-recv-msg-size",
-		"metrics-addr", "mint-tokens", "nodeid", "provider-timeout", "provider-volume", "registration-dir", "remove-startup-taint",
+		"metrics-addr", "metrics-tls", "mint-tokens", "nodeid", "pprof-socket", "provider-timeout", "provider-users", "provider-volume", "registration-dir", "remove-startup-taint",
 		"require-providers", "rotation-poll-interval", "send-held-versions", "state-dir", "sync-secrets", "tmpfs-size",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

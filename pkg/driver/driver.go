@@ -82,6 +82,7 @@ func New(c Config, opts *Options) (*Driver, error) {
 	d.plugins = plugin.NewDir(c.providerDirs(), &plugin.Options{
 		MaxRecvMsgSize:   c.MaxRecvMsgSize,
 		WithholdVersions: !c.SendHeld,
+		Users:            c.ProviderUsers,
 		Version:          c.Version,
 	})
 	d.shared = coalesce.New(&coalesce.Options{GiveBack: d.giveBack})
@@ -247,10 +248,17 @@ func (d *Driver) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen on --endpoint: %w", err)
 	}
+	profiles, err := d.profiles()
+	if err != nil {
+		return errors.Join(err, lis.Close())
+	}
 	d.health.Live("CSI socket", func(ctx context.Context) error { return answers(ctx, lis.Addr()) })
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serve.GRPC(ctx, lis, d.server, grace) })
-	group.Go(func() error { return serve.HTTP(ctx, d.config.MetricsAddr, d.front(), grace) })
+	group.Go(func() error { return serve.HTTP(ctx, d.config.MetricsAddr, d.certificates(), d.front(), grace) })
+	if profiles != nil {
+		group.Go(func() error { return serve.Profiles(ctx, profiles, grace) })
+	}
 	if d.kubelet != nil {
 		group.Go(func() error { return d.kubelet.Run(ctx) })
 	}
@@ -291,10 +299,24 @@ func target(addr net.Addr) string {
 // front answers what a node's operator and the pod's probes ask by HTTP.
 func (d *Driver) front() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", d.metrics.Handler())
+	mux.Handle("GET /metrics", d.certificates().Known(d.metrics.Handler()))
 	mux.Handle("/", &d.health)
 	return mux
 }
+
+// profiles listens for who wants profiles, if anybody may.
+func (d *Driver) profiles() (net.Listener, error) {
+	if d.config.PprofSocket == "" {
+		return nil, nil
+	}
+	lis, err := serve.Listen("unix:"+d.config.PprofSocket, nil)
+	if err != nil {
+		return nil, fmt.Errorf("listen on --pprof-socket: %w", err)
+	}
+	return lis, nil
+}
+
+func (d *Driver) certificates() serve.Certificates { return serve.Certificates(d.config.MetricsTLS) }
 
 // close waits for what is still under way, which is bounded.
 func (d *Driver) close() {

@@ -2,11 +2,16 @@ package driver_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -40,6 +45,18 @@ type effect struct {
 	seen  func(r *rig, f *foreign)
 }
 
+// writeCertificate makes the folder of --metrics-tls.
+func writeCertificate(r *rig, pair tls.Certificate) {
+	r.t.Helper()
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	err = errors.Join(err, os.Mkdir(r.path("tls"), 0o700),
+		os.WriteFile(r.path("tls/tls.crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]}), 0o600),
+		os.WriteFile(r.path("tls/tls.key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 func just(value string) func(*rig) string { return func(*rig) string { return value } }
 
 // TestEveryFlagHasItsEffect runs a driver with one flag after another, and a
@@ -49,7 +66,7 @@ func TestEveryFlagHasItsEffect(t *testing.T) {
 	new(driver.Config).AddFlags(all)
 	untested := map[string]bool{}
 	all.VisitAll(func(f *flag.Flag) { untested[f.Name] = true })
-	for _, e := range slices.Concat(effectsOnTheNode(), effectsOnTheAuditLog(), effectsOnKubelet(), effectsInACluster(), effectsOnProviders()) {
+	for _, e := range slices.Concat(effectsOnTheNode(), effectsOnWhoWatches(), effectsOnTheAuditLog(), effectsOnKubelet(), effectsInACluster(), effectsOnProviders()) {
 		delete(untested, e.flag)
 		t.Run(e.flag, func(t *testing.T) {
 			r, f := newForeignRig(t, map[string]string{"rotationInterval": "1s", "place": "class"})
@@ -65,8 +82,44 @@ func TestEveryFlagHasItsEffect(t *testing.T) {
 	}
 }
 
-func effectsOnTheNode() []effect {
+func effectsOnWhoWatches() []effect {
 	var address string
+	var client *http.Client
+	return []effect{
+		{"metrics-addr", func(r *rig) string { address = freeAddress(r.t); return address }, func(r *rig, _ *foreign) {
+			r.eventually("/readyz says yes", func() bool { return readyz(address) == http.StatusOK })
+			if err := os.Remove(r.path("csi.sock")); err != nil { // nobody can call any more
+				r.t.Fatal(err)
+			}
+			r.eventually("/readyz says no", func() bool { return readyz(address) == http.StatusServiceUnavailable })
+		}},
+		{"metrics-tls", func(r *rig) string {
+			r.config.MetricsAddr = freeAddress(r.t)
+			authority := httptest.NewTLSServer(http.NotFoundHandler())
+			r.t.Cleanup(authority.Close)
+			client = authority.Client()
+			writeCertificate(r, authority.TLS.Certificates[0])
+			return r.path("tls")
+		}, func(r *rig, _ *foreign) {
+			r.eventually("metrics are served over HTTPS", func() bool {
+				resp, err := client.Get("https://" + r.config.MetricsAddr + "/metrics")
+				return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
+			})
+			client.CloseIdleConnections()
+		}},
+		{"pprof-socket", func(r *rig) string { return r.path("pprof.sock") }, func(r *rig, _ *foreign) {
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "unix", r.path("pprof.sock"))
+			}}}
+			r.eventually("profiles are served", func() bool {
+				resp, err := client.Get("http://driver/debug/pprof/heap")
+				return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
+			})
+		}},
+	}
+}
+
+func effectsOnTheNode() []effect {
 	return []effect{
 		{"endpoint", func(r *rig) string { return "unix://" + r.path("other.sock") }, func(r *rig, _ *foreign) {
 			r.mustPublish("v")
@@ -93,13 +146,6 @@ func effectsOnTheNode() []effect {
 			if err != nil || len(records) != 1 {
 				r.t.Errorf("records = %v, %v; want one", records, err)
 			}
-		}},
-		{"metrics-addr", func(r *rig) string { address = freeAddress(r.t); return address }, func(r *rig, _ *foreign) {
-			r.eventually("/readyz says yes", func() bool { return readyz(address) == http.StatusOK })
-			if err := os.Remove(r.path("csi.sock")); err != nil { // nobody can call any more
-				r.t.Fatal(err)
-			}
-			r.eventually("/readyz says no", func() bool { return readyz(address) == http.StatusServiceUnavailable })
 		}},
 		{"tmpfs-size", just("1Mi"), func(r *rig, _ *foreign) {
 			r.mustPublish("v")
@@ -253,6 +299,12 @@ func effectsOnProviders() []effect {
 		}, func(r *rig, _ *foreign) {
 			r.mustPublish("v")
 			r.becomes("v", "second") // provider-volume, where "first" is, comes last
+		}},
+		{"provider-users", just(fmt.Sprintf("foreign=%d", os.Getuid()+1)), func(r *rig, f *foreign) {
+			r.fails(codes.Unavailable, "(--provider-users)")
+			if asked := len(f.requests()); asked > 0 {
+				r.t.Errorf("the provider was asked %d times", asked)
+			}
 		}},
 		{"provider-timeout", just("1s"), func(r *rig, f *foreign) {
 			f.answers(func(ctx context.Context, _ *v1alpha1.MountRequest) (*v1alpha1.MountResponse, error) {

@@ -26,6 +26,10 @@ type Options struct {
 	// DialWait is how long a call waits for a socket that is there and does
 	// not accept connections. Default: 5 s.
 	DialWait time.Duration
+	// Users says whose process has to serve a provider. Sockets of its name that
+	// another user listens on are passed over, and nothing is sent to them.
+	// Providers that are not here may be served by anybody.
+	Users map[string]uint32
 	// Version is the driver's own, for the providers' logs.
 	Version string
 }
@@ -45,6 +49,15 @@ func (o *Options) dialWait() time.Duration {
 }
 
 func (o *Options) withholdVersions() bool { return o != nil && o.WithholdVersions }
+
+// user returns whose process has to serve the provider.
+func (o *Options) user(name string) (uid uint32, any bool) {
+	if o == nil {
+		return 0, true
+	}
+	uid, told := o.Users[name]
+	return uid, !told
+}
 
 func (o *Options) userAgent() string {
 	if o == nil || o.Version == "" {

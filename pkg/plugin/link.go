@@ -29,6 +29,7 @@ type link struct {
 	name    string
 	conn    *grpc.ClientConn
 	find    func(name string) ([]socket, error)
+	opts    *Options
 	calls   int             // guarded by Dir.mu
 	retired context.Context // ends when the link is replaced
 	retire  context.CancelFunc
@@ -40,7 +41,7 @@ type link struct {
 
 // newLink returns a link that does not connect yet.
 func (d *Dir) newLink(name string, sockets []socket) (*link, error) {
-	l := &link{name: name, find: d.sockets, sockets: sockets}
+	l := &link{name: name, find: d.sockets, opts: d.opts, sockets: sockets}
 	conn, err := grpc.NewClient("passthrough:///"+name, append(serve.ClearedClient(),
 		trace.Client(),
 		grpc.WithContextDialer(l.dial),
@@ -74,7 +75,7 @@ func (l *link) dial(ctx context.Context, _ string) (net.Conn, error) {
 	}
 	var failures []error
 	for _, s := range sockets {
-		conn, err := new(net.Dialer).DialContext(ctx, "unix", s.path)
+		conn, err := l.connect(ctx, s.path)
 		if err == nil {
 			l.dialled(sockets, nil)
 			return conn, nil
@@ -84,6 +85,19 @@ func (l *link) dial(ctx context.Context, _ string) (net.Conn, error) {
 	err = errors.Join(failures...)
 	l.dialled(nil, err)
 	return nil, err
+}
+
+// connect connects to a socket, if the right user listens on it.
+func (l *link) connect(ctx context.Context, path string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	want, any := l.opts.user(l.name)
+	if uid, known := peer(conn); !any && (!known || uid != want) {
+		return nil, errors.Join(fmt.Errorf("the process that listens on %s is user %d's, and has to be %d's (--provider-users)", path, uid, want), conn.Close())
+	}
+	return conn, nil
 }
 
 // dialled notes how a dial ended.

@@ -24,21 +24,30 @@ func (g *guarded) Accept() (net.Conn, error) {
 	}
 }
 
-// allowed asks the kernel who connected. A connection that is not a unix
-// socket, or that the kernel tells nothing of, is not allowed.
+// allowed asks the kernel who connected.
 func (g *guarded) allowed(conn net.Conn) bool {
+	uid, known := peer(conn)
+	return known && slices.Contains(g.uids, uid)
+}
+
+// peer asks the kernel whose process is at the other end: who connected, or who
+// listened. Nobody is known of a connection that is not a unix socket.
+func peer(conn net.Conn) (uid uint32, known bool) {
 	local, ok := conn.(*net.UnixConn)
 	if !ok {
-		return false
+		return 0, false
 	}
 	raw, err := local.SyscallConn()
 	if err != nil {
-		return false
+		return 0, false
 	}
-	var peer *unix.Ucred
+	var is *unix.Ucred
 	var failure error
 	err = raw.Control(func(fd uintptr) {
-		peer, failure = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		is, failure = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	})
-	return err == nil && failure == nil && slices.Contains(g.uids, peer.Uid)
+	if err != nil || failure != nil {
+		return 0, false
+	}
+	return is.Uid, true
 }

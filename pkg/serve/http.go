@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -12,9 +13,10 @@ import (
 )
 
 // HTTP serves h on addr until ctx ends, or serving fails, which is an error.
-// Then requests that run get the grace to finish. The empty addr means that
-// nothing is served: HTTP waits for the end of ctx.
-func HTTP(ctx context.Context, addr string, h http.Handler, grace time.Duration) error {
+// Then requests that run get the grace to finish. With certificates it serves
+// HTTPS. The empty addr means that nothing is served: HTTP waits for the end of
+// ctx.
+func HTTP(ctx context.Context, addr string, certificates Certificates, h http.Handler, grace time.Duration) error {
 	if addr == "" {
 		<-ctx.Done()
 		return nil
@@ -22,6 +24,13 @@ func HTTP(ctx context.Context, addr string, h http.Handler, grace time.Duration)
 	lis, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return fmt.Errorf("listen for HTTP on %q: %w", addr, err)
+	}
+	if certificates != "" {
+		config, err := certificates.config()
+		if err != nil {
+			return fmt.Errorf("serve HTTPS on %q: %w", addr, errors.Join(err, lis.Close()))
+		}
+		lis = tls.NewListener(lis, config)
 	}
 	return serveHTTP(ctx, lis, h, grace)
 }
@@ -31,7 +40,7 @@ func serveHTTP(ctx context.Context, lis net.Listener, h http.Handler, grace time
 		Handler:           guardHTTP(h),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second,
+		WriteTimeout:      2 * time.Minute, // a profile takes half of one
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          klog.NewStandardLogger("WARNING"),

@@ -31,7 +31,7 @@ func startHTTP(t *testing.T, grace time.Duration, h http.Handler) (addr string, 
 	ctx, stop := context.WithCancel(t.Context())
 	t.Cleanup(stop)
 	done := make(chan error, 1)
-	go func() { done <- serve.HTTP(ctx, addr, h, grace) }()
+	go func() { done <- serve.HTTP(ctx, addr, "", h, grace) }()
 	for {
 		conn, err := net.Dial("tcp", addr)
 		if err == nil {
@@ -115,7 +115,7 @@ func TestHTTPStopIsBounded(t *testing.T) {
 func TestHTTPIsOffWithoutAnAddress(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- serve.HTTP(ctx, "", nil, 0) }()
+	go func() { done <- serve.HTTP(ctx, "", "", nil, 0) }()
 	select {
 	case err := <-done:
 		t.Fatalf("HTTP returned %v before the end of its context", err)
@@ -133,7 +133,7 @@ func TestHTTPOnAnAddressInUseIsAnError(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = lis.Close() })
-	if err := serve.HTTP(t.Context(), lis.Addr().String(), &serve.Health{}, 0); !errors.Is(err, syscall.EADDRINUSE) {
+	if err := serve.HTTP(t.Context(), lis.Addr().String(), "", &serve.Health{}, 0); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("HTTP = %v, want EADDRINUSE", err)
 	}
 }

@@ -77,6 +77,7 @@ func TestTheDriversPathsAreMounted(t *testing.T) {
 		for _, m := range container(podOf(t, file), "driver").VolumeMounts {
 			mounted[m.MountPath] = true
 		}
+		mounted["/provider/run"] = mounted["/provider"] // the providers make it, for themselves and root
 		value, _ := driverFlags(t, file)
 		paths := append(strings.Split(value("additional-provider-volume-paths"), ","), value("provider-volume"), value("state-dir"),
 			value("registration-dir"), value("kubelet-root")+"/pods", filepath.Dir(strings.TrimPrefix(value("endpoint"), "unix://")))

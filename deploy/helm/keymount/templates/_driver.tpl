@@ -11,13 +11,19 @@ args:
   - --kubelet-root={{ .Values.kubeletRoot }}
   - --registration-dir=/registration
   - --kubelet-registration-path={{ include "keymount.pluginDir" . }}/csi.sock
-  - --provider-volume=/provider
+  - --provider-volume=/provider/run
   - --additional-provider-volume-paths={{ join "," .Values.thirdPartyProviders.folders }}
+  {{- with .Values.providers.enabled }}
+  - --provider-users={{ join "=65532," . }}=65532
+  {{- end }}
   {{- with (kindIs "invalid" .Values.driver.requireProviders | ternary .Values.providers.enabled .Values.driver.requireProviders) }}
   - --require-providers={{ join "," . }}
   {{- end }}
   - --state-dir=/run/keymount
   - --metrics-addr=:{{ .Values.driver.metricsPort }}
+  {{- if .Values.metricsTLS.secretName }}
+  - --metrics-tls=/metrics-tls
+  {{- end }}
   - --enable-secret-rotation={{ .Values.rotation.enabled }}
   - --rotation-poll-interval={{ .Values.rotation.interval }}
   {{- if .Values.syncSecrets.enabled }}
@@ -62,18 +68,27 @@ startupProbe:
   httpGet:
     path: /healthz
     port: metrics
+    {{- with .Values.metricsTLS.secretName }}
+    scheme: HTTPS
+    {{- end }}
   periodSeconds: 1
   failureThreshold: 60
 livenessProbe:
   httpGet:
     path: /healthz
     port: metrics
+    {{- with .Values.metricsTLS.secretName }}
+    scheme: HTTPS
+    {{- end }}
   periodSeconds: 15
   timeoutSeconds: 5
 readinessProbe:
   httpGet:
     path: /readyz
     port: metrics
+    {{- with .Values.metricsTLS.secretName }}
+    scheme: HTTPS
+    {{- end }}
   periodSeconds: 5
   timeoutSeconds: 5
 resources:
@@ -93,6 +108,11 @@ volumeMounts:
   {{- end }}
   - name: state
     mountPath: /run/keymount
+  {{- if .Values.metricsTLS.secretName }}
+  - name: metrics-tls
+    mountPath: /metrics-tls
+    readOnly: true
+  {{- end }}
   - name: api
     mountPath: /var/run/secrets/kubernetes.io/serviceaccount
     readOnly: true

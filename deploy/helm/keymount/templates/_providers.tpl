@@ -1,6 +1,6 @@
 {{- /* The container that talks to secret stores. It needs no right at all. */ -}}
 {{- define "keymount.providers" -}}
-{{- $probe := dict "exec" (dict "command" (list "/keymount-provider" "probe" "--socket-dir=/provider" (printf "--providers=%s" (join "," .Values.providers.enabled)))) -}}
+{{- $probe := dict "exec" (dict "command" (list "/keymount-provider" "probe" "--socket-dir=/provider/run" (printf "--providers=%s" (join "," .Values.providers.enabled)))) -}}
 name: providers
 image: {{ include "keymount.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
@@ -8,7 +8,7 @@ command:
   - /keymount-provider
 args:
   - --providers={{ join "," .Values.providers.enabled }}
-  - --socket-dir=/provider
+  - --socket-dir=/provider/run
   {{- if has "file" .Values.providers.enabled }}
   - --file-root=/etc/keymount/secrets
   {{- if .Values.providers.file.requirePolicy }}

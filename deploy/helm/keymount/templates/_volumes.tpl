@@ -23,6 +23,12 @@
     path: {{ . }}
     type: DirectoryOrCreate
 {{- end }}
+{{- with .Values.metricsTLS.secretName }}
+- name: metrics-tls
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0400
+{{- end }}
 # What kubelet mounts into every container by itself, here for the driver alone.
 - name: api
   projected:
