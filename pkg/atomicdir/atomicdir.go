@@ -42,6 +42,10 @@ type Options struct {
 	// Group owns every file and directory that is written. Nil stands for the
 	// group that the system gives to new files.
 	Group *int64
+	// Removed is given each file that was removed, open for writing, and closes
+	// it: so that it can be overwritten, once nobody can be about to open it.
+	// See Overwrite. Nil: the kernel frees it as it is.
+	Removed func(*os.File)
 }
 
 // group returns the group to set; ok is false if none is.
@@ -170,8 +174,10 @@ func (w *writer) publish(want []entry, had *survey) (err error) {
 	}
 	undo := []string{generation}
 	defer func() {
+		unseen := *w
+		unseen.removed = overwriteNow
 		for _, name := range undo {
-			err = errors.Join(err, w.remove(w.dir, name))
+			err = errors.Join(err, unseen.remove(w.dir, name))
 		}
 	}()
 	if err := w.fill(w.dir, generation, want); err != nil {

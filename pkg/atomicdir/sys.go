@@ -3,6 +3,7 @@ package atomicdir
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,6 +16,8 @@ import (
 // Tests set before, which sees each call and may fail it.
 type calls struct {
 	before func(call, name string) error
+	// removed takes each file that was removed; nil leaves it to the kernel.
+	removed func(*os.File)
 }
 
 // ready comes before each system call on name.
@@ -125,11 +128,25 @@ func (c calls) renameat(fromDir int, from string, toDir int, to string, flags ui
 	return failed("rename", to, unix.Renameat2(fromDir, from, toDir, to, flags))
 }
 
+// unlinkat removes a name, and hands the file over that had it, if somebody
+// wants it.
 func (c calls) unlinkat(dir int, name string, flags int) error {
 	if err := c.ready("unlink", name); err != nil {
 		return err
 	}
-	return failed("unlink", name, unix.Unlinkat(dir, name, flags))
+	var file *os.File
+	if c.removed != nil {
+		file = openToOverwrite(dir, name)
+	}
+	err := unix.Unlinkat(dir, name, flags)
+	switch {
+	case file == nil:
+	case err == nil:
+		c.removed(file)
+	default:
+		_ = file.Close()
+	}
+	return failed("unlink", name, err)
 }
 
 // readlinkat returns the target of a link, or "" if it is over-long for any

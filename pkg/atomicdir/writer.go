@@ -30,6 +30,9 @@ type writer struct {
 
 func newWriter(sys calls, dir int, opts *Options) (*writer, error) {
 	w := &writer{calls: sys, dir: dir}
+	if opts != nil && opts.Removed != nil {
+		w.removed = opts.Removed
+	}
 	var err error
 	if w.gid, w.chown, err = opts.group(); err != nil {
 		return nil, err

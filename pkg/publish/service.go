@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/keymount/keymount/pkg/atomicdir"
 	"github.com/keymount/keymount/pkg/class"
 	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/tmpfs"
@@ -47,6 +48,7 @@ type Service struct {
 	turns    turns
 	bearers  bearers
 	releases *releases
+	shredder shredder
 }
 
 // New returns a Service. Its life counts from here: refreshes of volumes that
@@ -63,7 +65,10 @@ func New(config Config) *Service {
 // Close waits for releases of leases that are in progress; they are bounded.
 // Those that wait stay in Config.Releases. No call may be in progress, and
 // none but GiveBack may follow.
-func (s *Service) Close() { s.releases.close() }
+func (s *Service) Close() {
+	s.shredder.close()
+	s.releases.close()
+}
 
 // GiveBack gives back a lease of the provider of that name that was issued for
 // a volume and did not reach it. It does not wait for the provider.
@@ -124,14 +129,27 @@ func (s *Service) Unpublish(ctx context.Context, id volume.ID, target string) er
 		return err
 	}
 	defer done()
+	rec, ok := s.Volumes.Get(id)
+	known := ok && rec.Target == target
+	if known {
+		s.erase(id, target, rec.Mount)
+	}
 	if err := s.Mounts.Unmount(target); err != nil {
 		return fmt.Errorf("volume %s: unmount %s: %w", id, target, err)
 	}
-	rec, ok := s.Volumes.Get(id)
-	if !ok || rec.Target != target {
+	if !known {
 		return nil
 	}
 	return s.forget(id)
+}
+
+// erase overwrites what a volume holds that is about to be unmounted. If it
+// cannot, the kernel frees the memory nevertheless.
+func (s *Service) erase(id volume.ID, target string, mount uint64) {
+	s.shredder.flush(id)
+	if dir, err := s.Mounts.Open(target, mount); err == nil {
+		_ = errors.Join(atomicdir.Erase(dir), dir.Close())
+	}
 }
 
 // forget drops all that is known of a volume that is no longer mounted, and
@@ -223,6 +241,7 @@ func (s *Service) create(ctx context.Context, v volume.Volume) (Result, error) {
 	if inUse {
 		return src.failed(), fmt.Errorf("volume %s: keeping what %s already holds: %w", v.ID, v.Target, err)
 	}
+	s.erase(v.ID, v.Target, mount)
 	return src.failed(), errors.Join(err, s.Mounts.Unmount(v.Target), s.forget(v.ID))
 }
 

@@ -161,7 +161,11 @@ func (s *Service) writeFiles(rec volume.Record, fetched []provider.File) (change
 	for i, f := range fetched {
 		files[i] = atomicdir.File{Path: f.Path, Mode: f.Mode, Data: f.Data.Reveal()}
 	}
-	changed, err = atomicdir.WriteIn(dir, files, &atomicdir.Options{Group: rec.Group})
+	opts := &atomicdir.Options{Group: rec.Group, Removed: func(file *os.File) { s.shredder.take(rec.ID, file) }}
+	changed, err = atomicdir.WriteIn(dir, files, opts)
+	if errors.Is(err, unix.ENOSPC) && s.shredder.drop(rec.ID) { // the generation before the last may still be there
+		changed, err = atomicdir.WriteIn(dir, files, opts)
+	}
 	switch {
 	case errors.Is(err, unix.ENOSPC):
 		return changed, fmt.Errorf("write to %s: the volume is limited to %d bytes and %d files, and holds two generations while it rotates; raise --tmpfs-size: %w",
