@@ -19,6 +19,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/klog/v2"
+
 	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/trace"
 )
@@ -77,8 +79,8 @@ type entry struct {
 }
 
 // New returns a log that goes on where the sink ends, and closes it with Close,
-// or with an error. It writes the event Start, and fails if that cannot be
-// written.
+// or with an error. It writes the event Start; if that cannot be written now,
+// the first line that can be says that one is missing.
 func New(sink Sink, opts Options) (*Log, error) {
 	l := &Log{opts: opts, sink: sink, queue: make(chan *entry, backlog), done: make(chan struct{}), previous: zeros}
 	last, err := sink.Last()
@@ -95,7 +97,7 @@ func New(sink Sink, opts Options) (*Log, error) {
 	go l.write()
 	start := Event{Event: Start, Decision: Allow}
 	if err := l.append(context.Background(), &start); err != nil {
-		return nil, errors.Join(err, l.Close())
+		klog.ErrorS(err, "Audit log cannot be written", "required", opts.Required)
 	}
 	return l, nil
 }

@@ -94,3 +94,27 @@ func TestAFullDiskStopsPublishesUntilThereIsRoom(t *testing.T) {
 		t.Errorf("%d events are told of as lost, and %d fetches are written", lost, fetched)
 	}
 }
+
+// A driver that does not start cannot unmount what its node's pods leave.
+func TestADriverStartsOnAFullDiskAndGivesNothingOut(t *testing.T) {
+	disk := smallDisk(t)
+	free := fill(t, disk)
+	r := prepareRig(t)
+	r.config.AuditLog = filepath.Join(disk, "audit.jsonl")
+	r.start()
+	if err := r.publish("v"); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "the audit log cannot be written") {
+		t.Errorf("publish on a full disk = %v", err)
+	}
+	if err := r.unpublish("v"); err != nil {
+		t.Errorf("unpublish on a full disk = %v", err)
+	}
+	free()
+	r.mustPublish("v")
+	if err := r.unpublish("v"); err != nil {
+		t.Error(err)
+	}
+	r.stop()
+	if events := written(t, r.config.AuditLog); len(events) < 3 || events[0].Lost == 0 {
+		t.Errorf("there are %d events, and the first does not tell of those that are missing", len(events))
+	}
+}

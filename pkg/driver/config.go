@@ -64,6 +64,9 @@ func Defaults() Config {
 	return c
 }
 
+// maxVolumes bounds the memory for records: far above the pods of any node.
+const maxVolumes = 10_000
+
 // inodesPerVolume bounds the files of a volume: three thousand objects in two
 // generations, and their directories.
 const inodesPerVolume = 8192

@@ -100,6 +100,7 @@ func New(c Config, opts *Options) (*Driver, error) {
 	d.service = publish.New(publish.Config{
 		Classes: d.classes, Providers: providers, Mounts: mounts, Volumes: d.volumes,
 		Releases: d.releases, Lost: lost,
+		MaxVolumes:    maxVolumes,
 		NeedsFiles:    d.needsFiles(),
 		Schedule:      c.schedule(),
 		Limits:        tmpfs.Options{Size: int64(c.TmpfsSize), Inodes: inodesPerVolume},

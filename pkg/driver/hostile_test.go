@@ -375,7 +375,11 @@ func TestWhatIsNoSocketIsNoProvider(t *testing.T) {
 // What kubelet passes on of a pod, and what it says itself, is on one socket
 // that only root reaches; yet nothing of it is believed to be small or sane.
 func TestHostileAttributesFailTheirOwnVolumeOnly(t *testing.T) {
-	s := besiege(t, func(*siege) {})
+	s := besiege(t, func(s *siege) {
+		if err := errors.Join(os.MkdirAll(s.path("outside"), 0o755), os.MkdirAll(s.path("pods"), 0o755), os.Symlink("../outside", s.path("pods/link"))); err != nil {
+			s.t.Fatal(err)
+		}
+	})
 	const tokens, pod = "csi.storage.k8s.io/serviceAccount.tokens", "csi.storage.k8s.io/pod."
 	deep := strings.Repeat(`{"a":`, 20_000) + "1" + strings.Repeat("}", 20_000)
 	for _, c := range []struct {
@@ -390,6 +394,10 @@ func TestHostileAttributesFailTheirOwnVolumeOnly(t *testing.T) {
 		{"a target beside the folder", func(r *csi.NodePublishVolumeRequest) { r.TargetPath = s.path("pods-outside/v") }, codes.InvalidArgument, "is not below"},
 		{"a target that is the folder", func(r *csi.NodePublishVolumeRequest) { r.TargetPath = s.path("pods") + "/." }, codes.InvalidArgument, "is not below"},
 		{"a target with NUL", func(r *csi.NodePublishVolumeRequest) { r.TargetPath += "\x00" }, codes.InvalidArgument, "must be absolute"},
+		{"a target behind a link", func(r *csi.NodePublishVolumeRequest) { r.TargetPath = s.path("pods/link/v") }, codes.InvalidArgument, "leads through a symbolic link"},
+		{"the name of a class of 64 KiB", func(r *csi.NodePublishVolumeRequest) {
+			r.VolumeContext["secretProviderClass"] = strings.Repeat("c", 64<<10)
+		}, codes.InvalidArgument, "is longer than a name can be"},
 		{"a class of another namespace", func(r *csi.NodePublishVolumeRequest) { r.VolumeContext["secretProviderClass"] = "../other/c" }, codes.NotFound, "class ns/../other/c is not in"},
 		{"another namespace", func(r *csi.NodePublishVolumeRequest) { r.VolumeContext[pod+"namespace"] = "other" }, codes.NotFound, "class other/c is not in"},
 		{"a namespace that is a path", func(r *csi.NodePublishVolumeRequest) { r.VolumeContext[pod+"namespace"] = "ns/../ns" }, codes.NotFound, "is not in"},

@@ -40,6 +40,7 @@ func TestACallIsOneTraceFromKubeletToTheProvider(t *testing.T) {
 	if err := r.unpublish("v1"); err != nil {
 		t.Fatal(err)
 	}
+	r.stop() // its last span has ended then
 	stop()
 	traces := map[audit.Kind]string{}
 	for _, e := range written(t, path) {

@@ -138,12 +138,18 @@ func (s *Secrets) renew(t Turn, known *copies) {
 	}
 }
 
+// maxCopies bounds the Secrets of one class, each of which may have a megabyte.
+const maxCopies = 100
+
 // want notes what the class asks for, and the files for it.
 func (s *Secrets) want(c *copies, res publish.Result) {
 	none := res.Bundle.Unchanged // its files were asked for
 	for i, o := range res.Class.SecretObjects {
 		name := strings.TrimSpace(o.SecretName)
 		switch _, twice := c.wanted[name]; {
+		case len(c.wanted) == maxCopies:
+			s.complain(c, "", fmt.Sprintf("secretObjects has more than %d entries: make two classes of it", maxCopies))
+			return
 		case name == "":
 			s.complain(c, name, fmt.Sprintf("secretObjects[%d]: secretName is empty: name the Secret", i))
 		case len(validation.IsDNS1123Subdomain(name)) > 0:

@@ -272,6 +272,13 @@ func TestWhatCannotBeCopiedIsToldToThePod(t *testing.T) {
 		want string
 	}{
 		{"no name", func(s *stage, rec volume.Record) Turn { return s.holding(rec, copying("r", ""), "x") }, "secretObjects[0]: secretName is empty"},
+		{"more than any class needs", func(s *stage, rec volume.Record) Turn {
+			names := make([]string, 101)
+			for i := range names {
+				names[i] = fmt.Sprint("copy-", i)
+			}
+			return s.holding(rec, copying("r", names...), "x")
+		}, "secretObjects has more than 100 entries"},
 		{"a name twice", func(s *stage, rec volume.Record) Turn { return s.holding(rec, copying("r", "copy", "copy"), "x") }, "secretName copy is given twice"},
 		{"no such file", func(s *stage, rec volume.Record) Turn {
 			turn := s.holding(rec, copying("r", "copy"), "x")

@@ -35,6 +35,9 @@ const (
 // use.
 const maxIDLength = 1024
 
+// maxNameLength is that of names of Kubernetes' objects.
+const maxNameLength = 253
+
 // parsePublish checks a request wholly and takes it apart. Tokens and
 // credentials leave the attributes for secret values here.
 func parsePublish(req *csi.NodePublishVolumeRequest) (volume.Volume, error) {
@@ -61,6 +64,8 @@ func parsePublish(req *csi.NodePublishVolumeRequest) (volume.Volume, error) {
 		return v, errors.New("the pod must mount the volume read-only: set readOnly: true in its csi volume source")
 	case v.Class.Name == "":
 		return v, fmt.Errorf("volume attribute %s is missing: name a SecretProviderClass of the pod's namespace", attrClass)
+	case len(v.Class.Name) > maxNameLength:
+		return v, fmt.Errorf("volume attribute %s, %.80q..., is longer than a name can be, %d bytes", attrClass, v.Class.Name, maxNameLength)
 	}
 	for _, attribute := range []string{attrPodNamespace, attrPodName, attrPodUID} {
 		if attributes[attribute] == "" {
@@ -95,14 +100,6 @@ func checkVolume(id, what, path string) error {
 		return fmt.Errorf("%s %q must be absolute and without %q", what, path, "..")
 	}
 	return nil
-}
-
-// checkTarget refuses a target that is not kubelet's.
-func (s *Server) checkTarget(target string) error {
-	if s.Root == "" || strings.HasPrefix(target, s.Root+"/") {
-		return nil
-	}
-	return fmt.Errorf("target path %q is not below %s: --kubelet-root must be kubelet's --root-dir", target, s.Root)
 }
 
 func parseGroup(text string) (*int64, error) {

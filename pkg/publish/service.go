@@ -30,6 +30,8 @@ type Config struct {
 	// has the lease, and what is known of whose it was. Nil: nobody is told.
 	Lost func(volume.Record, error)
 
+	MaxVolumes int // more are refused; zero: any number
+
 	Schedule *Schedule     // nil: volumes are never refreshed
 	Limits   tmpfs.Options // of each volume; Group comes from the volume
 	// NeedsFiles says that the files of a volume are wanted in Result.Bundle at
@@ -221,6 +223,9 @@ func (s *Service) create(ctx context.Context, v volume.Volume) (Result, error) {
 	src, err := s.source(ctx, v.Class)
 	if err != nil {
 		return src.failed(), err
+	}
+	if s.MaxVolumes > 0 && s.Volumes.Len() >= s.MaxVolumes {
+		return src.failed(), fmt.Errorf("the node has %d volumes, which is all that it may have: %w", s.MaxVolumes, provider.ErrUnavailable)
 	}
 	limits := s.Limits
 	limits.Group = v.Group

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -647,4 +648,20 @@ func TestFailuresInARowBackOff(t *testing.T) {
 			t.Errorf("the wait grew to %v, want at most 5m", last)
 		}
 	})
+}
+
+func TestANodeHasNoMoreVolumesThanItMay(t *testing.T) {
+	w := newWorld(t)
+	w.config.MaxVolumes = 1
+	w.restart()
+	w.mustPublish()
+	v := w.volume()
+	v.ID, v.Target = "csi-2", v.Target+"-2"
+	if _, err := w.service.Publish(t.Context(), v); !errors.Is(err, provider.ErrUnavailable) || !strings.Contains(err.Error(), "1 volumes") {
+		t.Errorf("Publish = %v", err)
+	}
+	if err := w.unpublish(); err != nil {
+		t.Fatal(err)
+	}
+	w.mustPublish()
 }

@@ -91,6 +91,9 @@ func (d *Dir) Get(id ID) (Record, bool) { return d.memory.Get(id) }
 // List returns all records, ordered by ID.
 func (d *Dir) List() []Record { return d.memory.List() }
 
+// Len implements Store.
+func (d *Dir) Len() int { return d.memory.Len() }
+
 // Put keeps the record in place of any other of its ID, which must be
 // non-empty UTF-8. It refuses a record that the next OpenDir would drop as too
 // large. On error the other stays.

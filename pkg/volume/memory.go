@@ -64,6 +64,13 @@ func (m *Memory) List() []Record {
 	return records
 }
 
+// Len implements Store.
+func (m *Memory) Len() int {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return len(m.records)
+}
+
 // check returns an error if no Store can keep a record of that ID.
 func (id ID) check() error {
 	switch {

@@ -73,4 +73,5 @@ type Store interface {
 	Put(record Record) error
 	Delete(id ID) error // no error if there is none
 	List() []Record     // ordered by ID
+	Len() int
 }
