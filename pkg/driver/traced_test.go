@@ -16,7 +16,7 @@ import (
 
 func TestACallIsOneTraceFromKubeletToTheProvider(t *testing.T) {
 	canary := rand.Text()
-	c := tracetest.New(t)
+	c := tracetest.New(t, "127.0.0.1")
 	variables := map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": c.GRPC, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
 	for name, value := range variables {
 		t.Setenv(name, value)

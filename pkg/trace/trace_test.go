@@ -84,7 +84,7 @@ func call(t *testing.T) (id string) {
 }
 
 func TestSpansOfACallAreOneTrace(t *testing.T) {
-	c := tracetest.New(t)
+	c := tracetest.New(t, "127.0.0.1")
 	for _, variables := range []map[string]string{
 		{"OTEL_EXPORTER_OTLP_ENDPOINT": c.HTTP},
 		{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": c.HTTP + "/v1/traces", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
@@ -120,7 +120,7 @@ func TestSpansOfACallAreOneTrace(t *testing.T) {
 }
 
 func TestWithoutAnEndpointCallsHaveAnIDAndNothingIsSent(t *testing.T) {
-	c := tracetest.New(t)
+	c := tracetest.New(t, "127.0.0.1")
 	for _, variables := range []map[string]string{
 		nil,
 		{"OTEL_EXPORTER_OTLP_ENDPOINT": c.HTTP, "OTEL_SDK_DISABLED": "true"},

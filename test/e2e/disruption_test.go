@@ -3,9 +3,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -59,7 +56,7 @@ func (s *suite) alwaysRead(t *testing.T, ns, pod string) {
 
 func (s *suite) killDriver(t *testing.T) {
 	t.Helper()
-	s.kill(t, "/keymount-driver")
+	s.kill(t, driverProgram)
 }
 
 // kill kills the process of one of the driver's containers, as the kernel does
@@ -67,23 +64,12 @@ func (s *suite) killDriver(t *testing.T) {
 func (s *suite) kill(t *testing.T, target string) {
 	t.Helper()
 	before := s.restarts(t)
-	processes, err := os.ReadDir("/proc")
-	if err != nil {
-		t.Fatal(err)
-	}
 	killed := 0
-	for _, p := range processes {
-		command, _ := os.ReadFile("/proc/" + p.Name() + "/cmdline")
-		if program, _, _ := strings.Cut(string(command), "\x00"); program == target {
-			pid, err := strconv.Atoi(p.Name())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			killed++
+	for pid := range processes(t, target) {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
 		}
+		killed++
 	}
 	if killed == 0 {
 		t.Fatalf("there is no process of %s", target)

@@ -7,6 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keymount/keymount/pkg/trace/tracetest"
 )
 
 // A scenario is one thing that the product promises.
@@ -21,7 +23,7 @@ func TestEndToEnd(t *testing.T) {
 	s := newSuite(t)
 	s.prepare(t)
 	for _, scenarios := range [][]scenario{
-		publishing, rotating, syncing, rights, outages, stores, clouds, scaling, disruptions, migrations, secrecy,
+		publishing, rotating, syncing, rights, outages, stores, clouds, scaling, disruptions, migrations, confinement, secrecy,
 	} {
 		for _, c := range scenarios {
 			if c.local && !s.Local {
@@ -50,5 +52,10 @@ func (s *suite) prepare(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.startMock(t)
+	if s.Local {
+		node, _ := s.addresses(t)
+		s.traces = tracetest.New(t, node)
+		values = append(values, "driver.env[0].name=OTEL_EXPORTER_OTLP_ENDPOINT", "driver.env[0].value="+s.traces.HTTP)
+	}
 	s.install(t)
 }

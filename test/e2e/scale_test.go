@@ -192,30 +192,16 @@ func (s *suite) requests(t *testing.T, since time.Time, verbs ...string) []strin
 // memory prints what the two containers use.
 func (s *suite) memory(t *testing.T) {
 	t.Helper()
-	processes, err := os.ReadDir("/proc")
-	if err != nil {
-		t.Fatal(err)
-	}
 	found := 0
-	for _, p := range processes {
-		command, _ := os.ReadFile("/proc/" + p.Name() + "/cmdline")
-		program, _, _ := strings.Cut(string(command), "\x00")
-		if program != "/keymount-driver" && program != "/keymount-provider" {
-			continue
-		}
-		status, err := os.ReadFile("/proc/" + p.Name() + "/status")
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(status)) {
-			if fields := strings.Fields(line); len(fields) > 1 && (fields[0] == "VmRSS:" || fields[0] == "RssAnon:") {
-				found++
-				kilobytes, err := strconv.ParseFloat(fields[1], 64)
-				if err != nil {
-					t.Error(err)
-				}
-				measure(t, fmt.Sprintf("memory-%s-%d-volumes-%s", strings.TrimPrefix(program, "/"), manyPods, strings.TrimSuffix(fields[0], ":")), kilobytes, "kB")
+	for pid, program := range processes(t, driverProgram, providerProgram) {
+		status := statusOf(t, pid)
+		for _, field := range []string{"VmRSS", "RssAnon"} {
+			kilobytes, err := strconv.ParseFloat(strings.TrimSuffix(status[field], " kB"), 64)
+			if err != nil {
+				t.Error(err)
 			}
+			found++
+			measure(t, fmt.Sprintf("memory-%s-%d-volumes-%s", strings.TrimPrefix(program, "/"), manyPods, field), kilobytes, "kB")
 		}
 	}
 	if found < 4 {

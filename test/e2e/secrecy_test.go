@@ -20,6 +20,7 @@ import (
 
 var secrecy = []scenario{
 	{"no secret of any scenario is in a log or the audit log, nor was it in an event or etcd", false, noSecretIsFound},
+	{"calls are traced, and no trace has a secret", true, callsAreTraced},
 	{"what drivers have written down is whole, and has all that was given out", true, auditIsWhole},
 }
 
@@ -176,5 +177,25 @@ func (s *suite) keepLogs(t *testing.T) {
 		if err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) {
 			t.Error(err)
 		}
+	}
+}
+
+// callsAreTraced looks at what drivers have sent, in this scenario and all before.
+func callsAreTraced(t *testing.T, s *suite) {
+	ns := s.namespace(t)
+	s.mock(t, ns, answer{Objects: map[string]string{"foo": s.canary()}})
+	s.apply(t, ns, class("c", "foo"))
+	s.start(t, ns, podSpec{name: "app", classes: []string{"c"}})
+	const want = "csi.v1.Node/NodePublishVolume\n  publish\n    fetch\n      v1alpha1.CSIDriverProvider/Mount\n"
+	s.eventually(t, "the publish of the pod is a trace", func(context.Context) error {
+		for _, span := range s.traces.Spans() {
+			if span.Name == "publish" && span.Attributes["k8s.namespace.name"] == ns && s.traces.Tree(span.Trace) == want {
+				return nil
+			}
+		}
+		return fmt.Errorf("of %d spans none is", len(s.traces.Spans()))
+	})
+	if raw := s.traces.Raw(); s.leaks(raw, []byte(token)) {
+		t.Errorf("the traces, %d bytes, have a secret", len(raw))
 	}
 }

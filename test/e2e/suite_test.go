@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/keymount/keymount/pkg/trace/tracetest"
 	"github.com/keymount/keymount/test/e2e/cluster"
 )
 
@@ -40,8 +41,9 @@ type suite struct {
 	*cluster.Cluster
 	api kubernetes.Interface
 
-	canaries atomic.Int64 // secrets that tests have stored
-	learnt   []string     // secrets that a store has made
+	canaries atomic.Int64         // secrets that tests have stored
+	learnt   []string             // secrets that a store has made
+	traces   *tracetest.Collector // nil if drivers do not reach this process
 }
 
 func newSuite(t *testing.T) *suite {
@@ -60,7 +62,7 @@ func newSuite(t *testing.T) *suite {
 
 // values are those of the chart that the tests differ in.
 var values = []string{
-	"logVerbosity=5", "rotation.interval=" + defaultInterval.String(),
+	"logVerbosity=10", "rotation.interval=" + defaultInterval.String(),
 	"thirdPartyProviders.folders={" + providersDir + "}",
 	"csiDriver.tokenRequests[0].audience=aud1", "csiDriver.tokenRequests[1].audience=aud2",
 	"audit.folder=" + auditDir,

@@ -40,16 +40,23 @@ type Collector struct {
 	raw   []byte
 }
 
-// New starts a collector that ends with the test.
-func New(t testing.TB) *Collector {
+// New starts a collector on an IP address of this machine. It ends with the test.
+func New(t testing.TB, address string) *Collector {
 	t.Helper()
 	c := &Collector{}
-	web := httptest.NewServer(http.HandlerFunc(c.post))
-	t.Cleanup(web.Close)
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	listen := func() net.Listener {
+		lis, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lis
 	}
+	web := httptest.NewUnstartedServer(http.HandlerFunc(c.post))
+	_ = web.Listener.Close()
+	web.Listener = listen()
+	web.Start()
+	t.Cleanup(web.Close)
+	lis := listen()
 	server := grpc.NewServer()
 	collector.RegisterTraceServiceServer(server, c)
 	served := make(chan error, 1)

@@ -26,6 +26,7 @@ type build struct {
 	name string
 	dir  string // of the module, from the folder of the tests
 	args []string
+	env  []string
 }
 
 // upstreamDriver is the package of the driver that a cluster may have now.
@@ -36,7 +37,8 @@ func foreignNeeds() needs {
 	return needs{
 		files: map[string]string{busybox: "busybox-static", authorities: "ca-certificates"},
 		builds: []build{
-			{name: "keymount", dir: "../..", args: []string{"build", "-ldflags=-s -w -X main.version=v0.0.0-e2e", "-o=BIN/", "./cmd/keymount-driver", "./cmd/keymount-provider"}},
+			{name: "keymount", dir: "../..", args: []string{"build", "-ldflags=-s -w -X main.version=v0.0.0-e2e", "-o=BIN/", "./cmd/keymount-driver", "./cmd/keymount-provider"},
+				env: []string{"GOEXPERIMENT=runtimesecret"}}, // as it is released
 			{name: "mockprovider", dir: ".", args: []string{"build", "-ldflags=-s -w", "-o=BIN/", "./mockprovider"}},
 			{name: "upstream driver", dir: "upstream", args: []string{"build", "-ldflags=-s -w", "-o=BIN/", "./registrar", upstreamDriver}},
 		},
@@ -115,7 +117,7 @@ func (b build) run(ctx context.Context, l layout) error {
 	for _, arg := range b.args[1:] {
 		cmd.Args = append(cmd.Args, fill.Replace(arg))
 	}
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off"), b.env...)
 	return run(cmd)
 }
 
