@@ -104,6 +104,16 @@ func TestTheTableOfValuesIsComplete(t *testing.T) {
 	}
 }
 
+func TestTheExampleOfAnAuditedNodeIsRendered(t *testing.T) {
+	example, err := os.ReadFile(filepath.Join(repository, "examples/audited/values.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile("testdata/values-audited.yaml"); err != nil || string(text) != string(example) {
+		t.Errorf("testdata/values-audited.yaml is not examples/audited/values.yaml, %v", err)
+	}
+}
+
 // The examples of README.md are variants that are rendered and tested.
 func TestTheExamplesOfValuesAreRendered(t *testing.T) {
 	for _, name := range []string{"values-stores.yaml", "values-aws.yaml", "values-azure.yaml"} {

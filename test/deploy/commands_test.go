@@ -62,7 +62,7 @@ func TestTheDriverDoesWhatItHasTheRightsFor(t *testing.T) {
 
 // Who answers must be somebody who can.
 func TestTheDriverWaitsForTheProvidersThatThereAre(t *testing.T) {
-	for file, want := range map[string]string{standard: "file", withSync: "file", everything: "file,vault", plugins: "vault", stores: "file,vault", aws: "file,aws", azure: "file,azure"} {
+	for file, want := range map[string]string{standard: "file", withSync: "file", everything: "file,vault", plugins: "vault", stores: "file,vault", aws: "file,aws", azure: "file,azure", audited: "file"} {
 		value, _ := driverFlags(t, file)
 		if got := value("require-providers"); got != want {
 			t.Errorf("%s: waits for %q, want %q", file, got, want)

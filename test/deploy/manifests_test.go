@@ -32,9 +32,10 @@ const (
 	stores     = "test/deploy/testdata/stores.yaml"     // providers of stores in the network
 	aws        = "test/deploy/testdata/aws.yaml"        // a provider that looks things up in the cluster
 	azure      = "test/deploy/testdata/azure.yaml"      // one that does not
+	audited    = "test/deploy/testdata/audited.yaml"    // what examples/audited is about
 )
 
-var rendered = []string{standard, withSync, everything, plugins, stores, aws, azure}
+var rendered = []string{standard, withSync, everything, plugins, stores, aws, azure, audited}
 
 // An object is one document of a manifest.
 type object struct {
