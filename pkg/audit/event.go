@@ -121,6 +121,18 @@ func (e *Event) bundle(b *provider.Bundle, key []byte) {
 	e.Lease = leaseOf(b.Lease, key)
 }
 
+// size is about how many bytes of memory the event takes.
+func (e *Event) size() int64 {
+	n := 1 << 10
+	for _, o := range e.Objects {
+		n += 64 + len(o.ID) + len(o.Version)
+	}
+	for _, f := range e.Files {
+		n += 64 + len(f.Path)
+	}
+	return int64(n)
+}
+
 // text is what JSON makes of a text.
 func text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 

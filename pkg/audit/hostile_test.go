@@ -100,6 +100,29 @@ func flood(t *testing.T, required bool) {
 	}
 }
 
+// Events may be large: a provider says which files they name.
+func TestLargeEventsThatNobodyWaitsForAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &paper{}
+		l := newLog(t, sink, false)
+		synctest.Wait()
+		sink.stuck = make(chan struct{})
+		large := Event{Event: Fetch, Decision: Allow, Objects: []Object{{ID: strings.Repeat("x", 1<<20)}}}
+		for range 100 {
+			l.note(t.Context(), &large)
+		}
+		synctest.Wait()
+		if bytes := l.waiting.Load(); bytes > weight || len(l.queue) > 20 {
+			t.Errorf("%d events of %d bytes wait", len(l.queue), bytes)
+		}
+		close(sink.stuck)
+		synctest.Wait()
+		if bytes := l.waiting.Load(); bytes != 0 {
+			t.Errorf("%d bytes wait of none", bytes)
+		}
+	})
+}
+
 // Ten thousand events, from as many callers as a busy node has, are all there.
 func TestTenThousandEventsAreWrittenWithoutLoss(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")

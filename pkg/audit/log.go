@@ -28,6 +28,7 @@ import (
 const (
 	backlog  = 4096            // events that may wait to be written
 	patience = 5 * time.Second // for one to be written
+	weight   = 16 << 20        // bytes of those, where nobody waits for them
 	batch    = 256             // lines that are written at once
 	most     = 1 << 20         // bytes from which on no line is added to those
 )
@@ -63,6 +64,7 @@ type Log struct {
 	done     chan struct{}
 	failures atomic.Int64 // of writes, each of which may be of many events
 	lost     atomic.Int64 // events since the last that was written
+	waiting  atomic.Int64 // bytes of events in the queue
 
 	closing sync.RWMutex
 	closed  bool
@@ -168,20 +170,30 @@ func (l *Log) enqueue(ctx context.Context, next *entry) error {
 	if l.closed {
 		return fmt.Errorf("%w: it is closed", ErrNotWritten)
 	}
-	select {
-	case l.queue <- next:
-		return nil
-	default:
-	}
 	if !l.opts.Required {
-		return fmt.Errorf("%w: %d events wait", ErrNotWritten, backlog)
+		return l.offer(next)
 	}
+	l.waiting.Add(next.event.size())
 	select {
 	case l.queue <- next:
 		return nil
 	case <-ctx.Done():
+		l.waiting.Add(-next.event.size())
 		return fmt.Errorf("%w: %d events wait", ErrNotWritten, backlog)
 	}
+}
+
+// offer puts an event into the queue if there is room for it now.
+func (l *Log) offer(next *entry) error {
+	if size := next.event.size(); l.waiting.Add(size) <= weight {
+		select {
+		case l.queue <- next:
+			return nil
+		default:
+		}
+	}
+	l.waiting.Add(-next.event.size())
+	return fmt.Errorf("%w: %d events wait, or %d bytes of them", ErrNotWritten, backlog, weight)
 }
 
 // write is the goroutine: it writes what waits, many lines at once.
@@ -217,6 +229,7 @@ func (l *Log) batch() *lot { return &lot{log: l, sequence: l.sequence, previous:
 // add puts an event after those that are there. One that has no line, or one
 // which nobody could read again, is told so, and stops no other.
 func (b *lot) add(e *entry) {
+	b.log.waiting.Add(-e.event.size())
 	e.event.Sequence, e.event.Previous = b.sequence+1, b.previous
 	first := len(b.entries) == 0
 	if first {

@@ -21,7 +21,7 @@ type Files struct {
 // system are the files by which every program finds hosts, authorities of
 // certificates and the local time.
 var system = []string{
-	"/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/localtime", "/usr/share/zoneinfo",
+	"/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/run/systemd/resolve", "/etc/localtime", "/usr/share/zoneinfo",
 	"/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates",
 	"/proc/self", // what this process runs with
 }
