@@ -205,7 +205,11 @@ func mounter(opts *Options) (publish.Mounter, error) {
 	if opts != nil && opts.Mounts != nil {
 		return opts.Mounts, nil
 	}
-	return tmpfs.New()
+	m, err := tmpfs.New()
+	if err == nil {
+		klog.InfoS("Volumes are file systems in memory", "noswap", m.NoSwap())
+	}
+	return m, err
 }
 
 func (c *Config) schedule() *publish.Schedule {

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/keymount/keymount/pkg/plugin"
+	"github.com/keymount/keymount/test/perf/floor"
 )
 
 // sizes are the numbers of files that a volume is measured with.
@@ -116,7 +117,7 @@ func (b *bench) startBare() error {
 	if err != nil {
 		return err
 	}
-	conn, err := b.start(b.path("bare.sock"), self, bareCommand, b.path("bare.sock"))
+	conn, err := b.start(b.path("bare.sock"), self, floor.Command, b.path("bare.sock"))
 	if err != nil {
 		return fmt.Errorf("start the bare gRPC server: %w", err)
 	}

@@ -13,11 +13,12 @@ import (
 	"os/signal"
 
 	"github.com/keymount/keymount/pkg/tmpfs/userns"
+	"github.com/keymount/keymount/test/perf/floor"
 )
 
 func main() {
-	if len(os.Args) > 2 && os.Args[1] == bareCommand {
-		exit(serveBare(os.Args[2]))
+	if len(os.Args) > 2 && os.Args[1] == floor.Command {
+		exit(floor.Serve(os.Args[2]))
 	}
 	if code, done, err := userns.Reexec(); done {
 		os.Exit(code)

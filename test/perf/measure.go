@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/keymount/keymount/pkg/driver"
+	"github.com/keymount/keymount/test/perf/floor"
 )
 
 // A row is one operation with one number of files.
@@ -137,10 +138,10 @@ func (b *bench) rotate(ctx context.Context, target string) (time.Duration, error
 func (b *bench) floorOnce(ctx context.Context, files int) (took [operations]time.Duration, err error) {
 	target := b.path("floor")
 	for op, do := range [operations]func() error{
-		opPublish:   func() error { return floorPublish(target, files) },
+		opPublish:   func() error { return floor.Publish(target, files) },
 		opRepublish: func() error { return nil },
-		opRotate:    func() error { return floorRotate(target, files) },
-		opUnpublish: func() error { return floorUnpublish(target) },
+		opRotate:    func() error { return floor.Rotate(target, files) },
+		opUnpublish: func() error { return floor.Unpublish(target) },
 	} {
 		if err := wake(ctx, b.bare); err != nil {
 			return took, err

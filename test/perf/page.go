@@ -8,6 +8,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/keymount/keymount/test/perf/floor"
 )
 
 // A page is all that was measured.
@@ -31,7 +33,7 @@ count before every one that does. Absolute times are those of this machine; the 
 
 Machine: %s, %d CPUs, Linux %s, %s.
 
-`, p.rounds, fileSize, runtime.GOARCH, runtime.NumCPU(), release(), runtime.Version())
+`, p.rounds, floor.FileSize, runtime.GOARCH, runtime.NumCPU(), release(), runtime.Version())
 	table := tabwriter.NewWriter(&b, 0, 0, 1, ' ', 0)
 	fmt.Fprintln(table, "| operation\t| files\t| p50\t| p99\t| floor p50\t| floor p99\t| p50 / floor\t| p99 / floor\t|")
 	fmt.Fprintln(table, "|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|")

@@ -10,10 +10,8 @@ import (
 
 	"github.com/keymount/keymount/pkg/provider"
 	"github.com/keymount/keymount/pkg/secret"
+	"github.com/keymount/keymount/test/perf/floor"
 )
-
-// fileSize is the size of every secret.
-const fileSize = 1 << 10
 
 // A store answers at once: files of one size, with a generation that all of
 // them share.
@@ -37,7 +35,7 @@ func (s *store) Fetch(_ context.Context, req *provider.Request) (*provider.Bundl
 	b := &provider.Bundle{Versions: provider.Versions{}}
 	for i := range files {
 		name := fmt.Sprintf("secret-%02d", i)
-		content := bytes.Repeat([]byte{byte('a' + generation%26)}, fileSize)
+		content := bytes.Repeat([]byte{byte('a' + generation%26)}, floor.FileSize)
 		b.Files = append(b.Files, provider.File{Path: name, Mode: req.Mode, Data: secret.New(content)})
 		b.Versions[name] = strconv.Itoa(generation)
 	}

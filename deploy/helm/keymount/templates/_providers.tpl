@@ -9,6 +9,7 @@ command:
 args:
   - --providers={{ join "," .Values.providers.enabled }}
   - --socket-dir=/provider/run
+  - --allowed-uids=0
   {{- if has "file" .Values.providers.enabled }}
   - --file-root=/etc/keymount/secrets
   {{- if .Values.providers.file.requirePolicy }}

@@ -1,4 +1,7 @@
-package main
+// Package floor does what mounting secrets cannot do without: the bare system
+// calls of each operation, made one after the other with nothing around them,
+// and a gRPC server that does nothing. Whatever a driver takes longer is its own.
+package floor
 
 import (
 	"bytes"
@@ -15,8 +18,11 @@ import (
 	"google.golang.org/grpc"
 )
 
-// bareCommand makes this program a gRPC server that does nothing.
-const bareCommand = "serve-bare-grpc"
+// Command as the first argument makes a program call Serve with the second.
+const Command = "serve-bare-grpc"
+
+// FileSize is the size of every secret.
+const FileSize = 1 << 10
 
 type bareServer struct {
 	csi.UnimplementedIdentityServer
@@ -26,7 +32,8 @@ func (bareServer) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*cs
 	return &csi.GetPluginInfoResponse{}, nil
 }
 
-func serveBare(socket string) error {
+// Serve serves the CSI Identity service on a socket until a signal ends it.
+func Serve(socket string) error {
 	lis, err := net.Listen("unix", socket)
 	if err != nil {
 		return err
@@ -39,17 +46,15 @@ func serveBare(socket string) error {
 	return s.Serve(lis)
 }
 
-// The floor of each operation: the system calls that it cannot do without,
-// made one after the other with nothing around them.
-
-func floorPublish(target string, files int) error {
+// Publish mounts a volume with that many files.
+func Publish(target string, files int) error {
 	if err := os.Mkdir(target, 0o750); err != nil {
 		return err
 	}
 	if err := unix.Mount("tmpfs", target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=16m,nr_inodes=8192,mode=0755"); err != nil {
 		return err
 	}
-	if err := floorGeneration(target, "..1", files); err != nil {
+	if err := generation(target, "..1", files); err != nil {
 		return err
 	}
 	for i := range files {
@@ -61,13 +66,13 @@ func floorPublish(target string, files int) error {
 	return nil
 }
 
-// floorGeneration writes a generation and swaps it in.
-func floorGeneration(target, name string, files int) error {
+// generation writes a generation and swaps it in.
+func generation(target, name string, files int) error {
 	dir := filepath.Join(target, name)
 	if err := unix.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	content := bytes.Repeat([]byte{name[2]}, fileSize)
+	content := bytes.Repeat([]byte{name[2]}, FileSize)
 	for i := range files {
 		fd, err := unix.Open(filepath.Join(dir, fmt.Sprintf("secret-%02d", i)), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)
 		if err != nil {
@@ -87,8 +92,9 @@ func floorGeneration(target, name string, files int) error {
 	return unix.Rename(next, filepath.Join(target, "..data"))
 }
 
-func floorRotate(target string, files int) error {
-	if err := floorGeneration(target, "..2", files); err != nil {
+// Rotate replaces the files of a volume that was just published.
+func Rotate(target string, files int) error {
+	if err := generation(target, "..2", files); err != nil {
 		return err
 	}
 	old := filepath.Join(target, "..1")
@@ -100,7 +106,8 @@ func floorRotate(target string, files int) error {
 	return unix.Rmdir(old)
 }
 
-func floorUnpublish(target string) error {
+// Unpublish removes a volume.
+func Unpublish(target string) error {
 	if err := unix.Unmount(target, 0); err != nil {
 		return err
 	}
