@@ -22,7 +22,7 @@ const smallest = 16
 // as it likes.
 func forgettable(n int) []byte {
 	block := make([]byte, max(n, smallest))
-	runtime.SetFinalizer(unsafe.SliceData(block), func(first *byte) { clear(unsafe.Slice(first, max(n, smallest))) })
+	runtime.SetFinalizer(unsafe.SliceData(block), func(first *byte) { clear(unsafe.Slice(first, max(n, smallest))) }) //nolint:gosec // the block, from its first byte
 	made()
 	return block[:n]
 }

@@ -124,11 +124,11 @@ func (s *suite) searchDisk(t *testing.T, root string) {
 	files := 0
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
-			return nil // it has gone
+			return nil //nolint:nilerr // it has gone meanwhile
 		}
 		info, err := entry.Info()
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // as above
 		}
 		if entry.IsDir() && inMemoryOnly(path) {
 			return fs.SkipDir

@@ -59,7 +59,7 @@ func (b *bench) measure(ctx context.Context, files, rounds int) ([]row, error) {
 		if err != nil {
 			return nil, err
 		}
-		floor, err := b.floorOnce(ctx, files)
+		least, err := b.floorOnce(ctx, files)
 		if err != nil {
 			return nil, err
 		}
@@ -68,7 +68,7 @@ func (b *bench) measure(ctx context.Context, files, rounds int) ([]row, error) {
 		}
 		for op := range rows {
 			rows[op].took = append(rows[op].took, took[op])
-			rows[op].floor = append(rows[op].floor, floor[op])
+			rows[op].floor = append(rows[op].floor, least[op])
 		}
 	}
 	return rows, nil
