@@ -54,6 +54,7 @@ func awsPods(t *testing.T, s *suite) {
 			return
 		}
 	}
+	s.measureMemory(t, "aws", w.ns)
 }
 
 // newAWSWorld starts AWS where pods reach it, lets it trust the cluster, and

@@ -53,6 +53,7 @@ func azurePods(t *testing.T, s *suite) {
 			return
 		}
 	}
+	s.measureMemory(t, "azure", w.ns)
 }
 
 // newAzureWorld starts Azure where pods reach it, lets it trust the cluster, and

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/keymount/keymount/test/memory"
 )
@@ -153,4 +154,28 @@ func inMemoryOnly(path string) bool {
 	const tmpfs = 0x01021994
 	var stat syscall.Statfs_t
 	return syscall.Statfs(path, &stat) == nil && stat.Type == tmpfs && !strings.HasPrefix(path, "/run/")
+}
+
+// measureMemory prints how many copies of secrets are in the memory of driver
+// and provider half a minute after the pods of a namespace have gone: none, but
+// for what clients of stores leave in buffers of connections.
+func (s *suite) measureMemory(t *testing.T, store, ns string) {
+	t.Helper()
+	if !s.Local {
+		return
+	}
+	if out, err := s.kubectl(t.Context(), "", "delete", "pods", "--all", "-n", ns); err != nil {
+		t.Error(out, err)
+	}
+	<-time.After(30 * time.Second)
+	for pid, program := range processes(t, driverProgram, providerProgram) {
+		found, err := memory.Copies(pid, mark)
+		if err != nil {
+			t.Error(err)
+		}
+		measure(t, "copies-in-memory-"+strings.TrimPrefix(program, "/")+"-"+store, float64(found), "copies")
+		if program == driverProgram && found > 0 {
+			t.Errorf("%d copies of secrets are in the memory of the driver", found)
+		}
+	}
 }

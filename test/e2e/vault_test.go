@@ -49,6 +49,7 @@ func vaultExample(t *testing.T, s *suite) {
 			return
 		}
 	}
+	s.measureMemory(t, "vault", "shop")
 }
 
 func (w *vaultWorld) gives(t *testing.T) {
