@@ -1,11 +1,9 @@
 package aws
 
 import (
-	"crypto/tls"
 	"encoding/hex"
 	"fmt"
 	"maps"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -51,10 +49,9 @@ func (b *backend) startWith(t testing.TB, opts *Options) *Provider {
 	if opts.dial == nil {
 		opts.dial = b.Dial
 	}
+	opts.roots = b.CAs()
 	p := newProvider(t, opts)
 	p.clients.pause = 10 * time.Millisecond
-	transport, _ := p.settings.http.Transport.(*http.Transport)
-	transport.TLSClientConfig = &tls.Config{RootCAs: b.CAs()}
 	return p
 }
 

@@ -3,6 +3,8 @@ package aws
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -37,7 +39,8 @@ type Options struct {
 	// same for all pods. Default: no class may.
 	NodeCredentials bool
 
-	dial dialer // nil: the network
+	dial  dialer         // nil: the network
+	roots *x509.CertPool // nil: those of the system
 }
 
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
@@ -114,6 +117,9 @@ func (o *Options) settings() (settings, error) {
 func (o *Options) client(transport *http.Transport, timeout time.Duration) *http.Client {
 	if o.dial != nil {
 		transport.DialContext = o.dial
+	}
+	if o.roots != nil {
+		transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: o.roots}
 	}
 	return &http.Client{
 		Transport:     trace.Transport(transport),

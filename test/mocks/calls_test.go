@@ -81,6 +81,7 @@ func TestUnpublishCallsNoProvider(t *testing.T) {
 	if err := volumes.Put(volume.Record{ID: "v", Target: "/t", Mount: 7, Provider: "mock"}); err != nil {
 		t.Fatal(err)
 	}
+	mounts.EXPECT().Open("/t", uint64(7)).Return(nil, os.ErrNotExist).Times(1) // nothing can be overwritten
 	mounts.EXPECT().Unmount("/t").Return(nil).Times(1)
 	s := publish.New(publish.Config{Classes: oneClass{}, Providers: serve(t, server), Mounts: mounts, Volumes: volumes})
 	if err := s.Unpublish(t.Context(), "v", "/t"); err != nil {
