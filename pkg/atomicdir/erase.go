@@ -26,19 +26,20 @@ func Erase(dir *os.File) error {
 }
 
 // overwriteNow is for files that nobody else has seen, or looks for any more.
-func overwriteNow(f *os.File) { _ = errors.Join(Overwrite(f), f.Close()) } // it is gone either way
-
-// openToOverwrite opens a regular file that is about to be removed; nil if it is
-// none that can be written.
-func openToOverwrite(dir int, name string) *os.File {
-	fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil
-	}
-	return os.NewFile(uintptr(fd), name)
+func overwriteNow(fd int, _ string) {
+	_ = overwrite(fd) // it is gone either way
+	_ = unix.Close(fd)
 }
 
-var zeros [16 << 10]byte
+// openToOverwrite opens a regular file that is about to be removed; -1 if it is
+// none that can be written.
+func openToOverwrite(dir int, name string) (fd int) {
+	fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	return fd
+}
 
 // ErrInUse: somebody has the file open, or it has another name.
 var ErrInUse = errors.New("the file is in use")
@@ -51,16 +52,25 @@ var ErrInUse = errors.New("the file is in use")
 // It does not tell of those who have looked the file up and are about to open
 // it: wait for some moments after the removal.
 func Overwrite(f *os.File) error {
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
-		return &fs.PathError{Op: "overwrite", Path: f.Name(), Err: errors.Join(err, ErrInUse)}
+	if err := overwrite(int(f.Fd())); err != nil {
+		return &fs.PathError{Op: "overwrite", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+var zeros [16 << 10]byte
+
+func overwrite(fd int) error {
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+		return errors.Join(err, ErrInUse)
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Nlink > 0 {
-		return &fs.PathError{Op: "overwrite", Path: f.Name(), Err: errors.Join(err, ErrInUse)}
+	if err := unix.Fstat(fd, &st); err != nil || st.Nlink > 0 {
+		return errors.Join(err, ErrInUse)
 	}
 	for at := int64(0); at < st.Size; at += int64(len(zeros)) {
-		if _, err := unix.Pwrite(int(f.Fd()), zeros[:min(st.Size-at, int64(len(zeros)))], at); err != nil {
-			return &fs.PathError{Op: "overwrite", Path: f.Name(), Err: err}
+		if _, err := unix.Pwrite(fd, zeros[:min(st.Size-at, int64(len(zeros)))], at); err != nil {
+			return err
 		}
 	}
 	return nil

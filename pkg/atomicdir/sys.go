@@ -3,7 +3,6 @@ package atomicdir
 import (
 	"errors"
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,8 +15,9 @@ import (
 // Tests set before, which sees each call and may fail it.
 type calls struct {
 	before func(call, name string) error
-	// removed takes each file that was removed; nil leaves it to the kernel.
-	removed func(*os.File)
+	// removed takes each file that was removed, which it closes; nil leaves it
+	// to the kernel.
+	removed func(fd int, name string)
 }
 
 // ready comes before each system call on name.
@@ -134,17 +134,17 @@ func (c calls) unlinkat(dir int, name string, flags int) error {
 	if err := c.ready("unlink", name); err != nil {
 		return err
 	}
-	var file *os.File
-	if c.removed != nil {
+	file := -1
+	if c.removed != nil && flags == 0 {
 		file = openToOverwrite(dir, name)
 	}
 	err := unix.Unlinkat(dir, name, flags)
 	switch {
-	case file == nil:
+	case file < 0:
 	case err == nil:
-		c.removed(file)
+		c.removed(file, name)
 	default:
-		_ = file.Close()
+		c.close(file)
 	}
 	return failed("unlink", name, err)
 }

@@ -31,7 +31,7 @@ type writer struct {
 func newWriter(sys calls, dir int, opts *Options) (*writer, error) {
 	w := &writer{calls: sys, dir: dir}
 	if opts != nil && opts.Removed != nil {
-		w.removed = opts.Removed
+		w.removed = func(fd int, name string) { opts.Removed(os.NewFile(uintptr(fd), name)) }
 	}
 	var err error
 	if w.gid, w.chown, err = opts.group(); err != nil {

@@ -117,7 +117,7 @@ func New(c Config, opts *Options) (*Driver, error) {
 	if err := d.addChecks(); err != nil {
 		return nil, errors.Join(err, d.closeState())
 	}
-	d.server = grpc.NewServer(append(serve.ClearedServer(), trace.Server(), grpc.ChainUnaryInterceptor(serve.Unary(nil)), grpc.ChainStreamInterceptor(serve.Stream()))...)
+	d.server = grpc.NewServer(append(serve.Cleared(), trace.Server(), grpc.ChainUnaryInterceptor(serve.Unary(nil)), grpc.ChainStreamInterceptor(serve.Stream()))...)
 	(&node.Server{
 		Name: c.DriverName, Version: c.Version, NodeID: c.NodeID, Root: c.podsDir(),
 		Publisher: d.rotator.Observe(published), Volumes: d.volumes, Mounted: mounts.Mounted, Ready: d.core.Ready,

@@ -218,7 +218,7 @@ func TestAHostileProviderFailsItsOwnVolumesOnly(t *testing.T) {
 		{"more files than a volume holds", gives(many(20_000)...), codes.InvalidArgument, "it has 20000 files: want at most 8192"},
 		{"a million files", millions(), codes.ResourceExhausted, "--max-call-recv-msg-size"},
 		{"a file larger than the volume", gives(&v1alpha1.File{Path: "a", Contents: make([]byte, 3<<20)}), codes.Internal, "raise --tmpfs-size"},
-		{"a file larger than a message", gives(&v1alpha1.File{Path: "a", Contents: make([]byte, 64<<20)}), codes.ResourceExhausted, "--max-call-recv-msg-size"},
+		{"a file larger than a message", gives(&v1alpha1.File{Path: "a", Contents: make([]byte, 8<<20)}), codes.ResourceExhausted, "--max-call-recv-msg-size"},
 		{"no versions", replies(&v1alpha1.MountResponse{Files: many(1)}), codes.InvalidArgument, "missing object versions"},
 		{"a version without a name", replies(&v1alpha1.MountResponse{ObjectVersion: []*v1alpha1.ObjectVersion{{Version: "1"}}}), codes.InvalidArgument, "without an object ID"},
 		{"a huge version", replies(&v1alpha1.MountResponse{ObjectVersion: []*v1alpha1.ObjectVersion{{Id: "o", Version: strings.Repeat("x", 1<<20)}}}), codes.InvalidArgument, "want at most"},

@@ -29,7 +29,7 @@ func (t *traced) Publish(ctx context.Context, v volume.Volume) (publish.Result, 
 
 // Refresh implements publish.Publisher.
 func (t *traced) Refresh(ctx context.Context, id volume.ID) (publish.Result, error) {
-	ctx, end := trace.Span(ctx, "refresh", t.about(id)...)
+	ctx, end := trace.Span(trace.Begin(ctx), "refresh", t.about(id)...)
 	res, err := t.next.Refresh(ctx, id)
 	end(err)
 	return res, err

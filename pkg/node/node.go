@@ -96,7 +96,7 @@ func (s *Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRe
 func (s *Server) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 	v, err := parsePublish(req)
 	if err == nil {
-		err = s.checkTarget(v.Target)
+		err = s.checkTarget(v.ID, v.Target)
 	}
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
@@ -114,7 +114,7 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 	target := filepath.Clean(req.GetTargetPath())
 	err := checkVolume(req.GetVolumeId(), "target path", req.GetTargetPath())
 	if err == nil {
-		err = s.checkTarget(target)
+		err = s.checkTarget(volume.ID(req.GetVolumeId()), target)
 	}
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())

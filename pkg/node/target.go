@@ -7,17 +7,24 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/keymount/keymount/pkg/volume"
 )
 
 // checkTarget refuses a target that is not kubelet's: one that is not below its
 // folder, or that a symbolic link leads out of it.
-func (s *Server) checkTarget(target string) error {
+func (s *Server) checkTarget(id volume.ID, target string) error {
 	if s.Root == "" {
 		return nil
 	}
 	below, is := strings.CutPrefix(target, s.Root+"/")
 	if !is {
 		return fmt.Errorf("target path %q is not below %s: --kubelet-root must be kubelet's --root-dir", target, s.Root)
+	}
+	if s.Volumes != nil {
+		if rec, known := s.Volumes.Get(id); known && rec.Target == target {
+			return nil // it was looked at when it was mounted
+		}
 	}
 	root, err := unix.Open(s.Root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

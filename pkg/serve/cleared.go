@@ -10,21 +10,28 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// ClearedServer returns the options of a server whose messages hold secrets: no
-// buffer that a message was in keeps it. What handlers make of the message is
-// theirs to forget.
+// ClearedServer returns the options of a server whose replies hold secrets: no
+// buffer that a message was in keeps it, but for that of the connection from
+// which requests are read. What handlers make of a message is theirs to forget.
 func ClearedServer() []grpc.ServerOption {
+	return append(Cleared(), grpc.WriteBufferSize(0)) // which would keep the last reply
+}
+
+// Cleared is ClearedServer for replies that hold none.
+func Cleared() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(codec{}), experimental.BufferPool(pool),
-		grpc.ReadBufferSize(0), grpc.WriteBufferSize(0), // they would keep the last one
+		grpc.NumStreamWorkers(workers), // whose stacks have grown to what a call needs
 	}
 }
 
-// ClearedClient is ClearedServer for a client.
+// workers is how many calls are served by goroutines that stay.
+const workers = 4
+
+// ClearedClient is ClearedServer for a client that gets such replies.
 func ClearedClient() []grpc.DialOption {
 	return []grpc.DialOption{
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{})), experimental.WithBufferPool(pool),
-		grpc.WithReadBufferSize(0), grpc.WithWriteBufferSize(0),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{})), experimental.WithBufferPool(pool), grpc.WithReadBufferSize(0),
 	}
 }
 

@@ -38,6 +38,7 @@ func Unary(opts *UnaryOptions) grpc.UnaryServerInterceptor {
 			ctx, cancel = context.WithTimeout(ctx, timeout)
 			defer cancel()
 		}
+		ctx = trace.Begin(ctx)
 		start := time.Now()
 		err = guard(info.FullMethod, func() (err error) {
 			resp, err = handler(ctx, req)

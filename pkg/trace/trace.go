@@ -6,9 +6,11 @@ package trace
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -31,16 +33,14 @@ type Process struct {
 	Environment func(name string) string
 }
 
-// Start makes this process give every call an ID, and send spans if the
-// environment names an endpoint: OTEL_EXPORTER_OTLP_ENDPOINT or
-// OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, with the other variables of OpenTelemetry's
+// Start makes this process send spans if the environment names an endpoint:
+// OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, with the other variables of OpenTelemetry's
 // SDK (headers, certificate, sampler, attributes of the resource, protocol:
-// grpc or http/protobuf, which is the default). A process calls it once, and
-// stop at its end, which takes a moment to send what is left.
+// grpc or http/protobuf, which is the default). A process calls it once, before
+// it makes servers and clients, and stop at its end, which takes a moment to
+// send what is left.
 func Start(ctx context.Context, p Process) (stop func(), err error) {
-	otel.SetTextMapPropagator(propagation.TraceContext{})
 	if !p.exports() {
-		otel.SetTracerProvider(sdk.NewTracerProvider(sdk.WithSampler(sdk.NeverSample()))) // for the IDs
 		return func() {}, nil
 	}
 	exporter, err := p.exporter(ctx)
@@ -57,7 +57,10 @@ func Start(ctx context.Context, p Process) (stop func(), err error) {
 	}
 	provider := sdk.NewTracerProvider(sdk.WithBatcher(exporter), sdk.WithResource(own))
 	otel.SetTracerProvider(provider)
+	otel.SetTextMapPropagator(propagation.TraceContext{})
+	exporting.Store(true)
 	return func() {
+		exporting.Store(false)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 		defer cancel()
 		if err := provider.Shutdown(ctx); err != nil {
@@ -105,6 +108,22 @@ func finish(span api.Span, err error) {
 		span.SetStatus(codes.Error, err.Error())
 	}
 	span.End()
+}
+
+// exporting says whether spans are sent. Nothing is measured that nobody sees.
+var exporting atomic.Bool
+
+// Begin gives a call an ID, if it has none: that of a trace, of which nothing is
+// sent.
+func Begin(ctx context.Context) context.Context {
+	if exporting.Load() || api.SpanContextFromContext(ctx).IsValid() {
+		return ctx // its span has one, or will
+	}
+	var trace api.TraceID
+	var span api.SpanID
+	_, _ = rand.Read(trace[:])
+	_, _ = rand.Read(span[:])
+	return api.ContextWithSpanContext(ctx, api.NewSpanContext(api.SpanContextConfig{TraceID: trace, SpanID: span}))
 }
 
 // ID returns that of the trace which ctx belongs to, in hexadecimal; "" is none.

@@ -73,7 +73,7 @@ func call(t *testing.T) (id string) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	ctx, end := trace.Span(t.Context(), "outermost")
+	ctx, end := trace.Span(trace.Begin(t.Context()), "outermost")
 	err = conn.Invoke(ctx, "/test.T/Mount", new(emptypb.Empty), new(emptypb.Empty))
 	end(errors.New("as a test"))
 	if err != nil {

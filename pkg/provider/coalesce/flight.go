@@ -142,6 +142,10 @@ func (g *Group) land(ctx context.Context, f *flight, bundle *provider.Bundle, er
 	f.provider.giveBack(ctx, orphan)
 }
 
+// sweepAfter is how long results stay in memory at most that nobody is given any
+// more, so that many are removed at once.
+const sweepAfter = 100 * time.Millisecond
+
 // settle keeps the result of a flight for those who come later, if it may be
 // kept and nothing has changed since it began. The caller holds g.mu.
 func (g *Group) settle(f *flight) {
@@ -157,7 +161,7 @@ func (g *Group) settle(f *flight) {
 		return
 	}
 	if g.timer == nil {
-		g.timer = time.AfterFunc(f.until.Sub(now), g.sweep)
+		g.timer = time.AfterFunc(f.until.Sub(now)+sweepAfter, g.sweep)
 	}
 }
 
@@ -241,6 +245,6 @@ func (g *Group) keep(wanted func(*flight) bool) {
 		g.timer = nil
 	}
 	if !next.IsZero() {
-		g.timer = time.AfterFunc(time.Until(next), g.sweep)
+		g.timer = time.AfterFunc(time.Until(next)+sweepAfter, g.sweep)
 	}
 }

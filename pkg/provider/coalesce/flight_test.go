@@ -380,7 +380,7 @@ func TestOptionalInterfacesStayReachable(t *testing.T) {
 // be reached, by way of a value that only they keep alive.
 func TestPlaintextLeavesMemory(t *testing.T) {
 	for name, end := range map[string]func(*kit){
-		"at the TTL":  func(*kit) { <-time.After(time.Second); synctest.Wait() },
+		"at the TTL":  func(*kit) { <-time.After(1100 * time.Millisecond); synctest.Wait() },
 		"at Close":    func(k *kit) { _ = k.group.Close() },
 		"at a change": func(k *kit) { k.fake.Put("a", nil); synctest.Wait() },
 	} {
