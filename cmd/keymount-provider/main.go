@@ -27,6 +27,7 @@ import (
 
 	"github.com/keymount/keymount/pkg/plugin"
 	"github.com/keymount/keymount/pkg/provider"
+	"github.com/keymount/keymount/pkg/sandbox"
 	"github.com/keymount/keymount/pkg/secret"
 	"github.com/keymount/keymount/pkg/serve"
 	"github.com/keymount/keymount/pkg/trace"
@@ -98,15 +99,12 @@ func command() *cobra.Command {
 
 // run serves every provider until ctx ends or one of them fails.
 func run(ctx context.Context, s settings, set *providers.Set) error {
-	opts := &plugin.ServeOptions{RuntimeName: "keymount-provider", Version: strings.TrimPrefix(version, "v")}
-	for _, uid := range s.uids {
-		if uid > math.MaxUint32 {
-			return fmt.Errorf("--allowed-uids: %d is not a user ID", uid)
-		}
-		opts.AllowedUIDs = append(opts.AllowedUIDs, uint32(uid))
+	if err := sandbox.NoDumps(); err != nil { // before keys are read
+		return err
 	}
-	if len(opts.AllowedUIDs) > 0 {
-		opts.AllowedUIDs = append(opts.AllowedUIDs, uint32(os.Getuid())) // of the probe
+	opts, err := s.serveOptions()
+	if err != nil {
+		return err
 	}
 	stop, err := trace.Start(ctx, trace.Process{Name: "keymount-provider", Version: version, Environment: os.Getenv})
 	if err != nil {
@@ -140,6 +138,21 @@ func run(ctx context.Context, s settings, set *providers.Set) error {
 		})
 	}
 	return group.Wait()
+}
+
+// serveOptions says who may call.
+func (s settings) serveOptions() (*plugin.ServeOptions, error) {
+	opts := &plugin.ServeOptions{RuntimeName: "keymount-provider", Version: strings.TrimPrefix(version, "v")}
+	for _, uid := range s.uids {
+		if uid > math.MaxUint32 {
+			return nil, fmt.Errorf("--allowed-uids: %d is not a user ID", uid)
+		}
+		opts.AllowedUIDs = append(opts.AllowedUIDs, uint32(uid))
+	}
+	if len(opts.AllowedUIDs) > 0 {
+		opts.AllowedUIDs = append(opts.AllowedUIDs, uint32(os.Getuid())) // of the probe
+	}
+	return opts, nil
 }
 
 // listenForProfiles returns nil if nobody may have any.
