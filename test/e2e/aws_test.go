@@ -54,7 +54,7 @@ func awsPods(t *testing.T, s *suite) {
 			return
 		}
 	}
-	s.measureMemory(t, "aws", w.ns)
+	s.measureMemory(t, "aws")
 }
 
 // newAWSWorld starts AWS where pods reach it, lets it trust the cluster, and

@@ -53,7 +53,7 @@ func azurePods(t *testing.T, s *suite) {
 			return
 		}
 	}
-	s.measureMemory(t, "azure", w.ns)
+	s.measureMemory(t, "azure")
 }
 
 // newAzureWorld starts Azure where pods reach it, lets it trust the cluster, and

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -157,15 +158,23 @@ func inMemoryOnly(path string) bool {
 }
 
 // measureMemory prints how many copies of secrets are in the memory of driver
-// and provider half a minute after the pods of a namespace have gone: none, but
+// and provider half a minute after all pods with volumes have gone: none, but
 // for what clients of stores leave in buffers of connections.
-func (s *suite) measureMemory(t *testing.T, store, ns string) {
+func (s *suite) measureMemory(t *testing.T, store string) {
 	t.Helper()
 	if !s.Local {
 		return
 	}
-	if out, err := s.kubectl(t.Context(), "", "delete", "pods", "--all", "-n", ns); err != nil {
-		t.Error(out, err)
+	with, err := s.kubectl(t.Context(), "", "get", "secretproviderclasspodstatuses", "-A", "-o", `jsonpath={range .items[*]}{.metadata.namespace}{"\n"}{end}`)
+	if err != nil {
+		t.Error(err)
+	}
+	namespaces := strings.Fields(with)
+	slices.Sort(namespaces)
+	for _, ns := range slices.Compact(namespaces) {
+		if out, err := s.kubectl(t.Context(), "", "delete", "pods", "--all", "-n", ns); err != nil {
+			t.Error(out, err)
+		}
 	}
 	<-time.After(30 * time.Second)
 	for pid, program := range processes(t, driverProgram, providerProgram) {

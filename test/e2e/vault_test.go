@@ -49,7 +49,7 @@ func vaultExample(t *testing.T, s *suite) {
 			return
 		}
 	}
-	s.measureMemory(t, "vault", "shop")
+	s.measureMemory(t, "vault")
 }
 
 func (w *vaultWorld) gives(t *testing.T) {
