@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 export CGO_ENABLED ?= 1
 
-MODULES       := . test/sanity test/observability
+MODULES       := . test/sanity test/observability test/bench
 CHECKED       := $(MODULES) test/stores test/e2e
 GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.8.0
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo v0.0.0-dev)
@@ -122,6 +122,10 @@ fuzz: ## run every fuzz target for FUZZTIME (20s), as many at once as there are 
 .PHONY: bench
 bench: ## measure the driver against the floor; OUT=docs/benchmarks.md writes the page
 	go run ./test/perf -rounds=$(ROUNDS) -volumes=$(VOLUMES) $(if $(OUT),-o $(OUT))
+
+.PHONY: bench-peers
+bench-peers: ## measure against the upstream driver, and write docs/performance.md; QUICK=1: in five minutes
+	cd test/bench && go run . -o ../../docs $(if $(QUICK),-quick)
 
 .PHONY: microbench
 microbench: ## the benchmarks of single packages, for BENCHTIME (1s) each

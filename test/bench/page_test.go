@@ -1,0 +1,162 @@
+package main
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"io"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/keymount/keymount/test/bench/stat"
+)
+
+// measured returns results in which Keymount takes 1 ms for everything, the
+// upstream driver ten times and the floor half as long.
+func measured() *results {
+	three := trio{Ours: stat.Samples{time.Millisecond}, Upstream: stat.Samples{10 * time.Millisecond}, Floor: stat.Samples{500 * time.Microsecond}}
+	r := &results{Settings: quick(), Machine: machine{CPUs: 2, Processor: "P", Arch: "amd64", Linux: "6.18", Memory: 24 << 30}}
+	r.Built = built{Ours: "v9.9.9", Upstream: "v1.6.0", Kubernetes: "v1.36.3", Go: "go1.26.8", Programs: []binary{{"keymount-driver", 30 << 20, 10 << 20}}}
+	for _, l := range loads() {
+		for _, op := range l.operations() {
+			r.Cells = append(r.Cells, cell{op, l.files, l.latency, l.callers, three})
+		}
+	}
+	for _, files := range sizes() {
+		r.Cells = append(r.Cells, cell{opRotate, files, 0, 1, three})
+	}
+	r.Bursts = []burst{{Accounts: 10, Ours: three.Ours, Upstream: three.Upstream, OurCalls: 10, UpCall: 100}}
+	r.Steady = []steady{{Driver: ourName, Calls: 300, Requests: requests{}}, {Driver: upstreamName, Calls: 4800, Requests: requests{"POST": 4800, "PUT": 4800}}}
+	r.Starts = starts{three, three}
+	r.Providers = memory{RSS: 10 << 20}
+	for name, size := range map[string]int64{ourName: 20 << 20, upstreamName: 60 << 20} {
+		g := growth{Driver: name, Empty: memory{RSS: size}, Crowded: memory{RSS: size}}
+		for _, n := range r.Settings.Volumes {
+			g.Volumes = append(g.Volumes, stage{n, three.Ours, memory{RSS: size}})
+		}
+		for _, n := range r.Settings.Classes {
+			g.Classes = append(g.Classes, stage{n, three.Ours, memory{RSS: size + int64(n)<<10}})
+		}
+		g.fit()
+		r.Growth = append(r.Growth, g)
+	}
+	if r.Growth[0].Driver != ourName {
+		r.Growth[0], r.Growth[1] = r.Growth[1], r.Growth[0]
+	}
+	return r
+}
+
+func TestAimsThatAreReachedAreHeld(t *testing.T) {
+	for _, a := range measured().aims() {
+		if !a.Held || a.Measured == "" {
+			t.Errorf("%s: held %v, measured %q, want held", a.What, a.Held, a.Measured)
+		}
+	}
+}
+
+func TestAMissedAimIsTold(t *testing.T) {
+	slowest := trio{Ours: stat.Samples{5 * time.Millisecond}, Upstream: stat.Samples{10 * time.Millisecond}, Floor: stat.Samples{time.Millisecond}}
+	for _, c := range []struct {
+		name   string
+		change func(*results)
+		want   []string // beginnings of the aims that are missed
+	}{
+		{"one number of files", func(r *results) { r.set(opPublish, 20, slowest) }, []string{"publish: at most 3 x", "publish: at least 8 x"}},
+		{"republish", func(r *results) { r.set(opRepublish, 1, slowest) }, []string{"republish when nothing is due"}},
+		{"one write", func(r *results) { r.Steady[0].Requests["PATCH"] = 1 }, []string{"steady state: no API writes"}},
+		{"more calls", func(r *results) { r.Steady[0].Calls = 600 }, []string{"steady state: only the coalesced"}},
+		{"memory", func(r *results) { r.Providers.RSS = 11 << 20 }, []string{"RSS of driver and providers with 110", "RSS of driver and providers with 300"}},
+	} {
+		r := measured()
+		c.change(r)
+		var missed []string
+		for _, a := range r.aims() {
+			if !a.Held {
+				missed = append(missed, a.What)
+			}
+		}
+		if !cmp.Equal(missed, c.want, cmp.Comparer(func(a, b string) bool { return strings.HasPrefix(a, b) || strings.HasPrefix(b, a) })) {
+			t.Errorf("%s: missed %q, want %q", c.name, missed, c.want)
+		}
+		page := string(r.page())
+		for _, aim := range missed {
+			if !strings.Contains(page, "\n- Missed, "+aim+": ") {
+				t.Errorf("%s: the page does not say why %q was missed", c.name, aim)
+			}
+		}
+	}
+}
+
+func (r *results) set(op string, files int, t trio) {
+	for i, c := range r.Cells {
+		if c.Operation == op && c.Files == files {
+			r.Cells[i].Took = t
+		}
+	}
+}
+
+var row = regexp.MustCompile(`(?m)^\|.*\|$`)
+
+func TestThePageIsTablesOfNumbers(t *testing.T) {
+	page := string(measured().page())
+	for _, want := range []string{"Keymount v9.9.9", "driver v1.6.0", "2 CPUs (P, amd64), 24 GiB", "make bench-peers QUICK=1", "POST 4800, PUT 4800"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page does not say %q", want)
+		}
+	}
+	for _, wrong := range []string{"%!", "NaN", "Inf", "-1.0"} {
+		if strings.Contains(page, wrong) {
+			t.Errorf("the page has %q", wrong)
+		}
+	}
+	columns := 0
+	for i, line := range strings.Split(page, "\n") {
+		cells := strings.Count(line, "|")
+		switch {
+		case !row.MatchString(line):
+			columns = 0
+		case columns == 0:
+			columns = cells
+		case cells != columns:
+			t.Errorf("line %d has %d cells, want %d: %s", i+1, cells-1, columns-1, line)
+		}
+	}
+	for name, picture := range measured().plots() {
+		if !strings.Contains(page, "]("+name+")") {
+			t.Errorf("the page does not show %s", name)
+		}
+		if err := wellFormed(picture); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func wellFormed(picture []byte) error {
+	for d := xml.NewDecoder(bytes.NewReader(picture)); ; {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+func TestSavedResultsGiveTheSamePage(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "results.json")
+	before := measured()
+	if err := before.save(file); err != nil {
+		t.Fatal(err)
+	}
+	after, err := read(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(before.page()), string(after.page())); diff != "" {
+		t.Errorf("the page (-before +after):\n%s", diff)
+	}
+}
