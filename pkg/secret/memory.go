@@ -38,9 +38,9 @@ func made() {
 }
 
 // Collect runs the garbage collector within the pause, and no more often, while
-// Values are made, so that those which are used no longer are overwritten soon;
-// a program that does little would keep them for minutes. It returns when ctx
-// ends. One Collect is enough for a process.
+// Values are made, and once after the last, so that those which are used no
+// longer are overwritten soon; a program that does little would keep them for
+// minutes. It returns when ctx ends. One Collect is enough for a process.
 func Collect(ctx context.Context, pause time.Duration) {
 	for {
 		select {
@@ -53,10 +53,6 @@ func Collect(ctx context.Context, pause time.Duration) {
 			return
 		case <-time.After(pause):
 		}
-		select {
-		case <-wake: // of those that this collects as well
-		default:
-		}
-		runtime.GC()
+		runtime.GC() // those of the last moments may still be in use, and wake it once more
 	}
 }
