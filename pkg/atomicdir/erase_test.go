@@ -17,7 +17,7 @@ import (
 func replaced(t *testing.T, old []byte, between func(path string)) (file int, removed *os.File) {
 	t.Helper()
 	dir := t.TempDir()
-	if _, err := Write(dir, []File{{Path: "a/b", Mode: 0o400, Data: old}}, nil); err != nil {
+	if _, err := Write(dir, []File{{Path: "a/b", Mode: 0o600, Data: old}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	file, err := unix.Open(filepath.Join(dir, "a/b"), unix.O_PATH, 0)
@@ -33,7 +33,7 @@ func replaced(t *testing.T, old []byte, between func(path string)) (file int, re
 			t.Errorf("%s was removed as well", f.Name())
 		}
 	}}
-	if _, err := Write(dir, []File{{Path: "a/b", Mode: 0o400, Data: []byte("new")}}, opts); err != nil {
+	if _, err := Write(dir, []File{{Path: "a/b", Mode: 0o600, Data: []byte("new")}}, opts); err != nil {
 		t.Fatal(err)
 	}
 	if removed == nil {
