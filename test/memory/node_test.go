@@ -48,7 +48,7 @@ spec: {provider: file, parameters: {objects: "- {%s}"}}
 	}
 	sockets, socket := filepath.Join(n.dir, "sockets"), filepath.Join(n.dir, "csi.sock")
 	n.provider = run(t, "keymount-provider", "--providers=file", "--socket-dir="+sockets, "--file-root="+filepath.Join(n.dir, "store"))
-	n.driver = run(t, "keymount-driver", "--nodeid=n", "--kubelet-root=", "--endpoint=unix://"+socket, "--metrics-addr=",
+	n.driver = run(t, "keymount-driver", "--nodeid=n", "--kubelet-root=", "--endpoint=unix://"+socket, "--metrics-addr=", "--audit-log="+filepath.Join(n.dir, "audit.jsonl"),
 		"--class-dir="+filepath.Join(n.dir, "classes"), "--state-dir="+filepath.Join(n.dir, "state"),
 		"--provider-volume="+sockets, "--additional-provider-volume-paths=")
 	soon := backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1.5, MaxDelay: 100 * time.Millisecond}
