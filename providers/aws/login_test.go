@@ -288,6 +288,8 @@ func TestEndpointsAreThoseOfTheSDK(t *testing.T) {
 				return b.Dial(ctx, network, address)
 			}})
 			b.fetch(t, b.ask(list(secretsManager, "db")+list(parameterStore, "p"), map[string]string{"region": c.region}))
+			mu.Lock() // a connection that turned out not to be needed may still be on its way
+			defer mu.Unlock()
 			slices.Sort(dialled)
 			expect(t, "addresses", slices.Compact(dialled), c.want)
 		})
