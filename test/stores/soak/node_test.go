@@ -2,6 +2,7 @@ package soak
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
 	"os"
@@ -160,7 +161,11 @@ func (n *node) startDriver() {
 		"--class-dir="+n.path("classes"), "--state-dir="+n.path("state"), "--provider-volume="+n.path("providers"), "--additional-provider-volume-paths=")
 	ctx, cancel := context.WithTimeout(n.t.Context(), patience)
 	defer cancel()
-	if _, err := csi.NewIdentityClient(n.conn).Probe(ctx, &csi.ProbeRequest{}, grpc.WaitForReady(true)); err != nil {
+	err := errors.New("it was not asked")
+	for err != nil && ctx.Err() == nil { // the connection may still be that to the driver before
+		_, err = csi.NewIdentityClient(n.conn).Probe(ctx, &csi.ProbeRequest{}, grpc.WaitForReady(true))
+	}
+	if err != nil {
 		n.t.Fatalf("the driver does not answer: %v\n%s", err, n.logged())
 	}
 }
