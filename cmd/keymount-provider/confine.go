@@ -19,7 +19,7 @@ func (s settings) enter(set *providers.Set) error {
 		Calls: sandbox.Provider,
 		Files: &sandbox.Files{
 			Read:  slices.Concat(set.Files(s.names), authorities(), s.readable),
-			Write: append(s.logs, s.socketDir, filepath.Dir(s.profiles)), // sockets are removed at the end
+			Write: append(s.logs, s.socketFolders()...),
 		},
 	}
 	if !s.confined {
@@ -30,6 +30,14 @@ func (s settings) enter(set *providers.Set) error {
 		klog.InfoS("Process runs with", state.Log()...)
 	}
 	return err
+}
+
+// socketFolders returns where sockets are removed at the end.
+func (s settings) socketFolders() []string {
+	if s.profiles == "" {
+		return []string{s.socketDir}
+	}
+	return []string{s.socketDir, filepath.Dir(s.profiles)}
 }
 
 // authorities returns where Go finds certificate authorities instead of in the
