@@ -14,7 +14,6 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
-	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
@@ -92,7 +91,7 @@ func drive(ctx context.Context, config driver.Config, confined bool) error {
 		return err
 	}
 	defer stop()
-	go secret.Collect(ctx, forgetAfter)
+	go secret.Collect(ctx, secret.Pause)
 	d, err := driver.New(config, nil)
 	if err != nil {
 		return err
@@ -101,9 +100,6 @@ func drive(ctx context.Context, config driver.Config, confined bool) error {
 	defer klog.InfoS("Driver stopped; volumes stay mounted")
 	return d.Run(ctx)
 }
-
-// forgetAfter is how long a secret that is used no longer stays in memory.
-const forgetAfter = 10 * time.Second
 
 // capabilities are what mounting for pods takes: mounts; files of any owner and
 // mode, in folders and behind sockets of any; and to see that no process has a

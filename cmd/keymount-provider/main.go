@@ -49,9 +49,6 @@ func main() {
 // defaultSocketDir is where the driver looks for sockets.
 const defaultSocketDir = "/var/run/secrets-store-csi-providers"
 
-// forgetAfter is how long a secret that is used no longer stays in memory.
-const forgetAfter = 10 * time.Second
-
 // settings are the flags that are not a provider's own.
 type settings struct {
 	names     []string
@@ -125,7 +122,7 @@ func run(ctx context.Context, s settings, set *providers.Set) error {
 	if err != nil {
 		return errors.Join(err, closeAll(sockets))
 	}
-	go secret.Collect(ctx, forgetAfter)
+	go secret.Collect(ctx, secret.Pause)
 	group, ctx := errgroup.WithContext(ctx)
 	if profiles != nil {
 		group.Go(func() error { return serve.Profiles(ctx, profiles, time.Second) })

@@ -37,6 +37,10 @@ func made() {
 	}
 }
 
+// Pause is that of Collect in the commands: a Value that is used no longer is in
+// memory for two of them at most.
+const Pause = 10 * time.Second
+
 // Collect runs the garbage collector within the pause, and no more often, while
 // Values are made, and once after the last, so that those which are used no
 // longer are overwritten soon; a program that does little would keep them for
