@@ -66,7 +66,7 @@ func TestEveryFlagHasItsEffect(t *testing.T) {
 	new(driver.Config).AddFlags(all)
 	untested := map[string]bool{}
 	all.VisitAll(func(f *flag.Flag) { untested[f.Name] = true })
-	for _, e := range slices.Concat(effectsOnTheNode(), effectsOnWhoWatches(), effectsOnTheAuditLog(), effectsOnKubelet(), effectsInACluster(), effectsOnProviders()) {
+	for _, e := range slices.Concat(effectsOnTheNode(), effectsOnWhoWatches(), effectsOnTheAuditLog(), effectsOnKubelet(), effectsInACluster(), effectsOnSocketsOfProviders(), effectsOnProviders()) {
 		delete(untested, e.flag)
 		t.Run(e.flag, func(t *testing.T) {
 			r, f := newForeignRig(t, map[string]string{"rotationInterval": "1s", "place": "class"})
@@ -273,7 +273,7 @@ func effectsInACluster() []effect {
 	}
 }
 
-func effectsOnProviders() []effect {
+func effectsOnSocketsOfProviders() []effect {
 	return []effect{
 		{"class-dir", func(r *rig) string {
 			if err := os.Mkdir(r.path("elsewhere"), 0o755); err != nil {
@@ -306,6 +306,11 @@ func effectsOnProviders() []effect {
 				r.t.Errorf("the provider was asked %d times", asked)
 			}
 		}},
+	}
+}
+
+func effectsOnProviders() []effect {
+	return []effect{
 		{"provider-timeout", just("1s"), func(r *rig, f *foreign) {
 			f.answers(func(ctx context.Context, _ *v1alpha1.MountRequest) (*v1alpha1.MountResponse, error) {
 				<-ctx.Done()
