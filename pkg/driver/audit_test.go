@@ -95,8 +95,9 @@ func (r *rig) listenToAudit() (leave func()) {
 	}()
 	r.config.AuditLog = "unix://" + r.path("audit.sock")
 	return func() {
+		conn := <-conns // the driver may be about to connect
 		_ = listener.Close()
-		_ = (<-conns).Close()
+		_ = conn.Close()
 	}
 }
 
