@@ -50,12 +50,12 @@ func TestWhoIsGivenWhatIsWrittenDown(t *testing.T) {
 	}
 	said := map[string][]string{}
 	events := written(t, path)
-	fetched := map[string]audit.Event{} // with files, by volume
+	fetched := map[string]audit.Event{} // the first with files, by volume
 	for _, e := range events {
 		if e.Event != audit.Fetch && e.Event != audit.Refresh { // which come at any time, as the store tells of changes
 			said[e.Volume] = append(said[e.Volume], string(e.Event)+" "+string(e.Decision))
 		}
-		if e.Event == audit.Fetch && len(e.Files) > 0 {
+		if e.Event == audit.Fetch && len(e.Files) > 0 && fetched[e.Volume].Volume == "" {
 			fetched[e.Volume] = e
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -116,8 +117,10 @@ func (m *Mounter) create(target string, o Options) (id uint64, err error) {
 		return 0, err
 	}
 	defer closeFD(dir)
-	if err := checkEmpty(dir); err != nil {
-		return 0, err
+	if !slices.Contains(made, target) {
+		if err := checkEmpty(dir); err != nil {
+			return 0, err
+		}
 	}
 	if m.classic {
 		id, err = m.mountClassic(target, dir, o)
