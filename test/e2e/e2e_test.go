@@ -4,10 +4,6 @@ import (
 	"os"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/keymount/keymount/pkg/trace/tracetest"
 )
 
@@ -47,10 +43,6 @@ func (s *suite) prepare(t *testing.T) {
 			t.Log(s.describe(mockNamespace), s.describe(system))
 		}
 	})
-	_, err := s.api.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: mockNamespace}}, metav1.CreateOptions{})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
-		t.Fatal(err)
-	}
 	s.startMock(t)
 	if s.Local {
 		node, _ := s.addresses(t)

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 var migrations = []scenario{
@@ -19,7 +20,7 @@ var migrations = []scenario{
 }
 
 // uninstall removes the release, if there is one. The CRDs stay.
-func (s *suite) uninstall(t *testing.T) {
+func (s *suite) uninstall(t testing.TB) {
 	t.Helper()
 	s.keepLogs(t)
 	s.helm(t, "uninstall", "keymount", "--namespace", system, "--wait", "--ignore-not-found")
@@ -27,7 +28,7 @@ func (s *suite) uninstall(t *testing.T) {
 }
 
 // clear makes the cluster one that never had such a driver.
-func (s *suite) clear(t *testing.T) {
+func (s *suite) clear(t testing.TB) {
 	t.Helper()
 	s.uninstall(t)
 	if _, err := s.kubectl(t.Context(), "", "delete", "--wait", "crd/secretproviderclasses.secrets-store.csi.x-k8s.io", "crd/secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io"); err != nil {
@@ -36,7 +37,7 @@ func (s *suite) clear(t *testing.T) {
 }
 
 // driverIsGone waits until kubelet knows no driver of the name.
-func (s *suite) driverIsGone(t *testing.T) {
+func (s *suite) driverIsGone(t testing.TB) {
 	t.Helper()
 	s.eventually(t, "no driver is registered", func(ctx context.Context) error {
 		out, err := s.kubectl(ctx, "", "get", "csinodes", "-o", "jsonpath={.items[*].spec.drivers[*].name}")
@@ -87,13 +88,19 @@ func manifestsInstall(t *testing.T, s *suite) {
 
 // takeOver installs the chart where another one has left its objects, as
 // docs/migrate.md says.
-func (s *suite) takeOver(t *testing.T, more ...string) {
+func (s *suite) takeOver(t testing.TB, more ...string) {
+	t.Helper()
+	s.takeOverWith(t, settings(more...))
+}
+
+// takeOverWith installs the chart with these arguments of helm alone.
+func (s *suite) takeOverWith(t testing.TB, settings []string) {
 	t.Helper()
 	args := []string{
 		"upgrade", "--install", "keymount", chart, "--namespace", system, "--create-namespace",
 		"--take-ownership", "--force-conflicts", "--wait", "--timeout", "3m",
 	}
-	s.helm(t, append(args, settings(more...)...)...)
+	s.helm(t, append(args, settings...)...)
 	s.awaitDriver(t)
 }
 
@@ -103,8 +110,7 @@ func replacesUpstream(t *testing.T, s *suite) {
 	ns := s.namespace(t)
 	first, second := s.canary(), s.canary()
 	s.clear(t)
-	s.installUpstream(t, "secrets-store.csi.x-k8s.io_secretproviderclasses.yaml", "secrets-store.csi.x-k8s.io_secretproviderclasspodstatuses.yaml",
-		"csidriver.yaml", "rbac-secretproviderclass.yaml", "rbac-secretprovidersyncing.yaml")
+	s.installUpstream(t, 5*time.Second, upstreamClasses, upstreamStatuses, "csidriver.yaml", "rbac-secretproviderclass.yaml", "rbac-secretprovidersyncing.yaml")
 	s.mock(t, ns, answer{Objects: map[string]string{"foo": first}})
 	s.apply(t, ns, synced(class("c", "foo"), "copy", "foo"))
 	s.start(t, ns, podSpec{name: "app", classes: []string{"c"}, command: reading})
@@ -138,7 +144,7 @@ func upstreamReplaces(t *testing.T, s *suite) {
 	s.apply(t, ns, class("c", "foo"))
 	s.start(t, ns, podSpec{name: "app", classes: []string{"c"}, command: reading})
 	s.uninstall(t)
-	s.installUpstream(t, "csidriver.yaml", "rbac-secretproviderclass.yaml")
+	s.installUpstream(t, 5*time.Second, "csidriver.yaml", "rbac-secretproviderclass.yaml")
 	s.sees(t, ns, "app", "/secrets/c/foo", first)
 	s.mock(t, ns, answer{Objects: map[string]string{"foo": second}})
 	s.sees(t, ns, "app", "/secrets/c/foo", second)
@@ -149,12 +155,17 @@ func upstreamReplaces(t *testing.T, s *suite) {
 	s.takeOver(t)
 }
 
-// upstreamVersion is the module of the driver that is replaced.
-const upstreamVersion = "sigs.k8s.io/secrets-store-csi-driver@v1.6.0"
+// upstreamVersion is the module of the driver that is replaced. Two of its
+// manifests are custom resource definitions.
+const (
+	upstreamVersion  = "sigs.k8s.io/secrets-store-csi-driver@v1.6.0"
+	upstreamClasses  = "secrets-store.csi.x-k8s.io_secretproviderclasses.yaml"
+	upstreamStatuses = "secrets-store.csi.x-k8s.io_secretproviderclasspodstatuses.yaml"
+)
 
 // upstreamFolder returns a folder of the upstream module, which is in the
 // module cache since its driver was built.
-func upstreamFolder(t *testing.T, name string) string {
+func upstreamFolder(t testing.TB, name string) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "go", "env", "GOMODCACHE").Output()
 	if err != nil {
@@ -167,7 +178,7 @@ func upstreamFolder(t *testing.T, name string) string {
 	return dir
 }
 
-func (s *suite) removeUpstream(t *testing.T) {
+func (s *suite) removeUpstream(t testing.TB) {
 	t.Helper()
 	if _, err := s.kubectl(t.Context(), "", "delete", "daemonset", "-n", "kube-system", "csi-secrets-store", "--wait"); err != nil {
 		t.Fatal(err)
@@ -177,7 +188,7 @@ func (s *suite) removeUpstream(t *testing.T) {
 
 // installUpstream applies manifests that the upstream module has, and its
 // DaemonSet with the images and the one sidecar that can be had here.
-func (s *suite) installUpstream(t *testing.T, manifests ...string) {
+func (s *suite) installUpstream(t testing.TB, rotation time.Duration, manifests ...string) {
 	t.Helper()
 	for _, name := range manifests {
 		text, err := os.ReadFile(filepath.Join(upstreamFolder(t, "deploy"), name))
@@ -206,7 +217,7 @@ spec:
         imagePullPolicy: Never
         command: [/secrets-store-csi-driver]
         args: ["--endpoint=unix:///csi/csi.sock", "--nodeid=$(KUBE_NODE_NAME)", "--provider-volume=%[2]s",
-          "--enable-secret-rotation=true", "--rotation-poll-interval=5s"]
+          "--enable-secret-rotation=true", "--rotation-poll-interval=%[3]s"]
         env: [{name: KUBE_NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
         securityContext: {privileged: true}
         volumeMounts:
@@ -218,13 +229,13 @@ spec:
       - {name: registration, hostPath: {path: /var/lib/kubelet/plugins_registry, type: Directory}}
       - {name: pods, hostPath: {path: /var/lib/kubelet/pods, type: DirectoryOrCreate}}
       - {name: providers, hostPath: {path: %[2]s, type: DirectoryOrCreate}}
-`, s.Images()["upstream"], providersDir))
+`, s.Images()["upstream"], providersDir, rotation))
 	s.awaitDriver(t)
 }
 
 // await waits until all pods of an object such as "deployment/web" are those
 // that it asks for, and ready.
-func (s *suite) await(t *testing.T, ns, object string) {
+func (s *suite) await(t testing.TB, ns, object string) {
 	t.Helper()
 	if out, err := s.kubectl(t.Context(), "", "rollout", "status", "-n", ns, object, "--timeout=2m"); err != nil {
 		t.Fatal(out, err, s.describe(ns))

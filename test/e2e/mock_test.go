@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // An answer is what the mock provider gives the pods of a namespace.
@@ -29,7 +32,7 @@ type seen struct {
 }
 
 // mock makes the mock provider answer pods of the namespace so.
-func (s *suite) mock(t *testing.T, namespace string, a answer) {
+func (s *suite) mock(t testing.TB, namespace string, a answer) {
 	t.Helper()
 	body, err := json.Marshal(a)
 	if err != nil {
@@ -42,7 +45,7 @@ func (s *suite) mock(t *testing.T, namespace string, a answer) {
 }
 
 // asked returns what pods of the namespace have asked the mock provider for.
-func (s *suite) asked(t *testing.T, namespace string) seen {
+func (s *suite) asked(t testing.TB, namespace string) seen {
 	t.Helper()
 	var got seen
 	s.eventually(t, "the mock provider answers", func(ctx context.Context) error {
@@ -56,10 +59,15 @@ func (s *suite) asked(t *testing.T, namespace string) seen {
 	return got
 }
 
-// startMock starts the mock provider, as a pod with its sockets in the usual
-// folder of the node. One has the name that manifests of upstream's tests use.
-func (s *suite) startMock(t *testing.T) {
+// startMock starts the mock provider, as a pod in a namespace of its own, with
+// its sockets in the usual folder of the node. One has the name that manifests
+// of upstream's tests use.
+func (s *suite) startMock(t testing.TB) {
 	t.Helper()
+	_, err := s.api.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: mockNamespace}}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
 	s.apply(t, mockNamespace, fmt.Sprintf(`apiVersion: v1
 kind: Pod
 metadata: {name: mock}

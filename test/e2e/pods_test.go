@@ -44,6 +44,7 @@ const (
 type podSpec struct {
 	name     string
 	classes  []string // each at /secrets/CLASS
+	empty    string   // where it has an emptyDir
 	more     string   // lines of the pod's spec
 	security string   // of the container
 	command  string   // a shell command before it waits, with a semicolon
@@ -55,8 +56,9 @@ func (s *suite) pod(p podSpec) string {
 		fmt.Fprintf(&mounts, "    - {name: v%d, mountPath: /secrets/%s, readOnly: true}\n", i, mountOf(p.classes[:i], c))
 		fmt.Fprintf(&volumes, "  - {name: v%d, csi: {driver: %s, readOnly: true, volumeAttributes: {secretProviderClass: %s}}}\n", i, driverName, c)
 	}
-	if len(p.classes) == 0 {
-		volumes.WriteString("  - {name: none, emptyDir: {}}\n")
+	if p.empty != "" {
+		fmt.Fprintf(&mounts, "    - {name: empty, mountPath: %s}\n", p.empty)
+		volumes.WriteString("  - {name: empty, emptyDir: {}}\n")
 	}
 	return fmt.Sprintf(`apiVersion: v1
 kind: Pod
@@ -105,7 +107,7 @@ func (s *suite) awaitStart(t *testing.T, namespace, name string) {
 	}
 }
 
-func (s *suite) awaitReady(t *testing.T, namespace, name string) {
+func (s *suite) awaitReady(t testing.TB, namespace, name string) {
 	t.Helper()
 	s.eventually(t, "pod "+name+" is ready", func(ctx context.Context) error { return s.ready(ctx, namespace, name) })
 }

@@ -95,7 +95,7 @@ func (s *suite) searchPods(t *testing.T) {
 
 // searchNamespace searches the events and all other objects of a namespace,
 // but for its Secrets.
-func (s *suite) searchNamespace(t *testing.T, name string) {
+func (s *suite) searchNamespace(t testing.TB, name string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
 	defer cancel()
@@ -110,7 +110,7 @@ func (s *suite) searchNamespace(t *testing.T, name string) {
 }
 
 // searchEtcd searches the keys that have the text, but for Secrets.
-func (s *suite) searchEtcd(ctx context.Context, t *testing.T, part string) {
+func (s *suite) searchEtcd(ctx context.Context, t testing.TB, part string) {
 	t.Helper()
 	keys := 0
 	err := s.EtcdDump(ctx, func(key string, value []byte) error {
@@ -152,7 +152,7 @@ func (s *suite) keptLogs() string { return filepath.Join(filepath.Dir(s.Log("kub
 
 // keepLogs gives the logs of the driver's containers a second name, for kubelet
 // removes them with their pod. It is called before the driver is replaced.
-func (s *suite) keepLogs(t *testing.T) {
+func (s *suite) keepLogs(t testing.TB) {
 	t.Helper()
 	if !s.Local {
 		return

@@ -46,7 +46,7 @@ type suite struct {
 	traces   *tracetest.Collector // nil if drivers do not reach this process
 }
 
-func newSuite(t *testing.T) *suite {
+func newSuite(t testing.TB) *suite {
 	t.Helper()
 	s := &suite{Cluster: cluster.Current()}
 	config, err := clientcmd.BuildConfigFromFlags("", s.Kubeconfig)
@@ -71,7 +71,7 @@ var values = []string{
 
 // install installs the chart, or changes what is installed, and waits until
 // kubelet knows the driver.
-func (s *suite) install(t *testing.T, more ...string) {
+func (s *suite) install(t testing.TB, more ...string) {
 	t.Helper()
 	s.keepLogs(t)
 	args := []string{"upgrade", "--install", "keymount", chart, "--namespace", system, "--create-namespace", "--wait", "--timeout", "3m"}
@@ -93,7 +93,7 @@ func settings(more ...string) []string {
 	return args
 }
 
-func (s *suite) helm(t *testing.T, args ...string) {
+func (s *suite) helm(t testing.TB, args ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), s.Tool("helm"), args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+s.Kubeconfig, "HELM_CACHE_HOME="+t.TempDir(), "HELM_CONFIG_HOME="+t.TempDir(), "HELM_DATA_HOME="+t.TempDir())
@@ -103,7 +103,7 @@ func (s *suite) helm(t *testing.T, args ...string) {
 }
 
 // awaitDriver waits until kubelet has registered the driver.
-func (s *suite) awaitDriver(t *testing.T) {
+func (s *suite) awaitDriver(t testing.TB) {
 	t.Helper()
 	s.eventually(t, "the driver is registered", func(ctx context.Context) error {
 		nodes, err := s.api.StorageV1().CSINodes().List(ctx, metav1.ListOptions{})
@@ -122,14 +122,14 @@ func (s *suite) awaitDriver(t *testing.T) {
 }
 
 // eventually waits until check returns nil.
-func (s *suite) eventually(t *testing.T, what string, check func(context.Context) error) {
+func (s *suite) eventually(t testing.TB, what string, check func(context.Context) error) {
 	t.Helper()
 	s.within(t, patience, what, check)
 }
 
 // within waits until check returns nil, for at most d, and returns how long
 // that took. Each check has half a minute.
-func (s *suite) within(t *testing.T, d time.Duration, what string, check func(context.Context) error) time.Duration {
+func (s *suite) within(t testing.TB, d time.Duration, what string, check func(context.Context) error) time.Duration {
 	t.Helper()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -159,7 +159,7 @@ func (s *suite) kubectl(ctx context.Context, stdin string, args ...string) (stri
 }
 
 // apply applies manifests, which must be without a mistake.
-func (s *suite) apply(t *testing.T, namespace string, manifests ...string) {
+func (s *suite) apply(t testing.TB, namespace string, manifests ...string) {
 	t.Helper()
 	if _, err := s.kubectl(t.Context(), strings.Join(manifests, "\n---\n"), "apply", "--server-side", "--force-conflicts", "--validate=strict", "-n", namespace, "-f", "-"); err != nil {
 		t.Fatal(err)
@@ -167,7 +167,7 @@ func (s *suite) apply(t *testing.T, namespace string, manifests ...string) {
 }
 
 // namespace makes a namespace that goes with the test.
-func (s *suite) namespace(t *testing.T) string {
+func (s *suite) namespace(t testing.TB) string {
 	t.Helper()
 	name := "t-" + strings.ToLower(rand.Text()[:8])
 	s.makeNamespace(t, name)
@@ -176,7 +176,7 @@ func (s *suite) namespace(t *testing.T) string {
 
 // makeNamespace makes a namespace of that name that goes with the test. What
 // there is in it then must have no secret.
-func (s *suite) makeNamespace(t *testing.T, name string) {
+func (s *suite) makeNamespace(t testing.TB, name string) {
 	t.Helper()
 	if _, err := s.api.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
