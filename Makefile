@@ -124,8 +124,8 @@ bench: ## measure the driver against the floor; OUT=docs/benchmarks.md writes th
 	go run ./test/perf -rounds=$(ROUNDS) -volumes=$(VOLUMES) $(if $(OUT),-o $(OUT))
 
 .PHONY: bench-peers
-bench-peers: ## measure against the upstream driver, and write docs/performance.md; QUICK=1: in five minutes
-	cd test/bench && go run . -o ../../docs $(if $(QUICK),-quick)
+bench-peers: ## measure against the upstream driver, and write docs/performance.md; QUICK=1: in five minutes; E2E=1: pods in a cluster too
+	cd test/bench && go run . -o ../../docs $(if $(QUICK),-quick) $(if $(E2E),-e2e)
 
 .PHONY: microbench
 microbench: ## the benchmarks of single packages, for BENCHTIME (1s) each

@@ -28,6 +28,12 @@ func main() {
 			exit(fake.Serve(os.Args[2], os.Args[3], floor.FileSize))
 		}
 	}
+	o := parseOptions()
+	if o.e2e {
+		if err := mayMeasurePods(); err != nil {
+			exit(err)
+		}
+	}
 	if code, done, err := userns.Reexec(); done {
 		os.Exit(code)
 	} else if err != nil {
@@ -35,7 +41,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	exit(run(ctx))
+	exit(o.run(ctx))
 }
 
 func exit(err error) {
@@ -54,43 +60,68 @@ func say(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "bench: %4.0f s  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
 }
 
-func run(ctx context.Context) (err error) {
-	var (
-		repository = flag.String("repository", "../..", "`folder` of the product")
-		out        = flag.String("o", "../../docs", "`folder` of the page and its plots")
-		save       = flag.String("save", "", "`file` into which to write what was measured, for -from")
-		from       = flag.String("from", "", "`file` of -save: write the page of then, and measure nothing")
-		profiles   = flag.String("profile", "", "`folder` into which to write CPU profiles of our driver, and measure nothing")
-		short      = flag.Bool("quick", false, "measure less, in five minutes")
-	)
+// options are the flags.
+type options struct {
+	repository, out, save, from, profiles string
+	quick, e2e                            bool
+}
+
+func parseOptions() *options {
+	o := new(options)
+	flag.StringVar(&o.repository, "repository", "../..", "`folder` of the product")
+	flag.StringVar(&o.out, "o", "../../docs", "`folder` of the page and its plots")
+	flag.StringVar(&o.save, "save", "", "`file` into which to write what was measured, for -from")
+	flag.StringVar(&o.from, "from", "", "`file` of -save: write the page of then, and measure nothing")
+	flag.StringVar(&o.profiles, "profile", "", "`folder` into which to write CPU profiles of our driver, and measure nothing")
+	flag.BoolVar(&o.quick, "quick", false, "measure less, in five minutes")
+	flag.BoolVar(&o.e2e, "e2e", false, "also measure pods in the cluster of the end-to-end tests, as root")
 	flag.Parse()
-	if *from != "" {
-		r, err := read(*from)
+	return o
+}
+
+func (o *options) settings() settings {
+	if o.quick {
+		return quick()
+	}
+	return full()
+}
+
+func (o *options) run(ctx context.Context) error {
+	if o.from != "" {
+		r, err := read(o.from)
 		if err != nil {
 			return err
 		}
-		return r.write(*out)
+		return r.write(o.out)
 	}
-	s := full()
-	if *short {
-		s = quick()
+	r, err := o.measure(ctx)
+	if err != nil || r == nil {
+		return err
 	}
+	if o.e2e {
+		// What was measured before is worth a page, whatever comes of this.
+		start := time.Now()
+		r.Pods, err = measurePods(ctx, o.repository, r.Settings)
+		r.Took += time.Since(start)
+	}
+	return errors.Join(err, r.save(o.save), r.write(o.out))
+}
+
+// measure measures both drivers as processes, or writes profiles and returns
+// no results. Nothing runs afterwards.
+func (o *options) measure(ctx context.Context) (r *results, err error) {
 	say("build")
-	programs, err := build(ctx, *repository)
+	programs, err := build(ctx, o.repository)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	w, err := newWorld(ctx, *repository, programs)
+	w, err := newWorld(ctx, o.repository, programs)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
-	if *profiles != "" {
-		return w.profile(ctx, *profiles)
+	if o.profiles != "" {
+		return nil, w.profile(ctx, o.profiles)
 	}
-	r, err := w.measure(ctx, s)
-	if err != nil {
-		return err
-	}
-	return errors.Join(r.save(*save), r.write(*out))
+	return w.measure(ctx, o.settings())
 }

@@ -58,6 +58,7 @@ func (r *results) page() []byte {
 	r.writeMemory(p)
 	r.writeStarts(p)
 	r.writeGrowth(p)
+	r.writePods(p)
 	r.writeRest(p)
 	return append(bytes.TrimRight(p.Bytes(), "\n"), '\n')
 }
@@ -81,10 +82,14 @@ symlink, rename, unlink, umount, rmdir), made one after the other with nothing a
 }
 
 func (r *results) command() string {
+	command := "make bench-peers"
 	if r.Settings.Quick {
-		return "make bench-peers QUICK=1"
+		command += " QUICK=1"
 	}
-	return "make bench-peers"
+	if r.Pods != nil {
+		command += " E2E=1"
+	}
+	return command
 }
 
 // find returns what was measured of an operation under a load, or an empty cell.
@@ -188,7 +193,7 @@ func (r *results) writeStarts(p *page) {
 func (r *results) writeRest(p *page) {
 	p.printf("## How to reproduce")
 	p.printf("On Linux with Go, git and make, as root:")
-	fmt.Fprintf(p, "    make bench-peers            # all of it, half an hour on two cores\n    make bench-peers QUICK=1    # five minutes\n\n")
+	fmt.Fprintf(p, "    make bench-peers            # all of it, half an hour on two cores\n    make bench-peers QUICK=1    # five minutes\n    make bench-peers E2E=1      # also pods in a cluster: a quarter of an hour more, five minutes with QUICK=1\n\n")
 	p.printf(`This run took %.0f minutes. The first one builds Kubernetes, etcd and the upstream driver from the Go module proxy, which takes about 15 minutes of CPU time. The upstream driver
 needs a module, monis.app/mlog, that is replaced by a few lines over klog with the same functions. Everything runs in a mount namespace of its own, and in a
 folder in memory that goes with it. Let nothing else run. Where the upstream driver decides by the age of a folder whether a refresh is due, the folder is given an

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"io"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -47,6 +49,16 @@ func measured() *results {
 	}
 	if r.Growth[0].Driver != ourName {
 		r.Growth[0], r.Growth[1] = r.Growth[1], r.Growth[0]
+	}
+	starts := func(took time.Duration) podStarts {
+		return podStarts{
+			Single: stat.Samples{took, 2 * took}, Burst: stat.Samples{10 * took, 40 * took, 20 * took, 30 * took},
+			Last: stat.Samples{40 * took, 50 * took}, Calls: []int{2, 4},
+		}
+	}
+	r.Pods = pods{
+		ourName:      {noVolume: starts(200 * time.Millisecond), emptyDir: starts(500 * time.Millisecond), driverVolume: starts(510 * time.Millisecond)},
+		upstreamName: {noVolume: starts(200 * time.Millisecond), emptyDir: starts(510 * time.Millisecond), driverVolume: starts(540 * time.Millisecond)},
 	}
 	return r
 }
@@ -103,12 +115,74 @@ func (r *results) set(op string, files int, t trio) {
 var row = regexp.MustCompile(`(?m)^\|.*\|$`)
 
 func TestThePageIsTablesOfNumbers(t *testing.T) {
-	page := string(measured().page())
-	for _, want := range []string{"Keymount v9.9.9", "driver v1.6.0", "2 CPUs (P, amd64), 24 GiB", "make bench-peers QUICK=1", "POST 4800, PUT 4800"} {
+	r := measured()
+	page := string(r.page())
+	for _, want := range []string{"Keymount v9.9.9", "driver v1.6.0", "2 CPUs (P, amd64), 24 GiB", "`make bench-peers QUICK=1 E2E=1`", "POST 4800, PUT 4800"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page does not say %q", want)
 		}
 	}
+	checkPage(t, r)
+}
+
+func TestPodsInAClusterAreComparedWithAnEmptyDir(t *testing.T) {
+	page := string(measured().page())
+	for _, want := range []string{
+		"| Keymount | no volume | 200.0 ms | 400.0 ms | -300.0 ms | 4.00 s | 8.00 s | -6.00 s | 8.00 s | -12.00 s | - |",
+		"| Keymount | an emptyDir | 500.0 ms | 1.00 s | - | 10.00 s | 20.00 s | - | 20.00 s | - | - |",
+		"| Keymount | its volume | 510.0 ms | 1.02 s | +10.0 ms | 10.20 s | 20.40 s | +200.0 ms | 20.40 s | +400.0 ms | 4 |",
+		"| upstream | its volume | 540.0 ms | 1.08 s | +30.0 ms | 10.80 s | 21.60 s | +600.0 ms | 21.60 s | +1.20 s | 4 |",
+		"| upstream / Keymount | of what is more | | | 3.0 | | | 3.0 | | 3.0 | |",
+		"each 2 times", "1 of each kind, which alternate, and then 2 of each kind at once",
+	} {
+		if !strings.Contains(spaces.ReplaceAllString(page, " "), want) {
+			t.Errorf("the page does not say %q", want)
+		}
+	}
+}
+
+var spaces = regexp.MustCompile(`\s+`)
+
+func TestAPageWithoutPodsSaysHowToMeasureThem(t *testing.T) {
+	r := measured()
+	r.Pods = nil
+	page := string(r.page())
+	if !strings.Contains(page, "Not measured in this run: `make bench-peers E2E=1`") || strings.Contains(page, podsPlot) {
+		t.Error("the page does not say that pods were not measured, or shows them")
+	}
+	if !strings.Contains(page, "`make bench-peers QUICK=1`") {
+		t.Error("the page names another command")
+	}
+	checkPage(t, r)
+}
+
+func TestSamplesOfEveryKindOfPodsAreNeeded(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pods.json")
+	write := func(all pods) {
+		text, err := json.Marshal(all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := measured().Pods
+	write(want)
+	if got, err := readPods(file); err != nil || !cmp.Equal(got, want) {
+		t.Errorf("readPods = %v, %v, want %v", got, err, want)
+	}
+	delete(want[upstreamName], driverVolume)
+	write(want)
+	if _, err := readPods(file); err == nil || !strings.Contains(err.Error(), `driver "upstream" and pods of the kind "volume"`) {
+		t.Errorf("without a volume of upstream: %v", err)
+	}
+}
+
+// checkPage checks what every page must have: tables in order, and the plots.
+func checkPage(t *testing.T, r *results) {
+	t.Helper()
+	page := string(r.page())
 	for _, wrong := range []string{"%!", "NaN", "Inf", "-1.0"} {
 		if strings.Contains(page, wrong) {
 			t.Errorf("the page has %q", wrong)
@@ -126,7 +200,7 @@ func TestThePageIsTablesOfNumbers(t *testing.T) {
 			t.Errorf("line %d has %d cells, want %d: %s", i+1, cells-1, columns-1, line)
 		}
 	}
-	for name, picture := range measured().plots() {
+	for name, picture := range r.plots() {
 		if !strings.Contains(page, "]("+name+")") {
 			t.Errorf("the page does not show %s", name)
 		}

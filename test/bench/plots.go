@@ -8,12 +8,16 @@ import (
 
 // plots returns the pictures of the page by the names of their files.
 func (r *results) plots() map[string][]byte {
-	return map[string][]byte{
+	all := map[string][]byte{
 		"performance-calls.svg":          r.plotCalls().Draw(),
 		"performance-burst.svg":          r.plotBursts().Draw(),
 		"performance-growth-publish.svg": r.plotGrowth("Publish, median, by the number of live volumes", "ms", func(s stage) float64 { return s.Publish.P50().Seconds() * 1e3 }).Draw(),
 		"performance-growth-memory.svg":  r.plotGrowth("Memory of the driver, by the number of live volumes", "MiB of RSS", func(s stage) float64 { return float64(s.Memory.RSS) / (1 << 20) }).Draw(),
 	}
+	if r.Pods != nil {
+		all[podsPlot] = r.Pods.plot().Draw()
+	}
+	return all
 }
 
 func (r *results) plotCalls() plot.Bars {
