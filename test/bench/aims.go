@@ -28,14 +28,21 @@ func (r *results) callAims() []aim {
 	two := publish.Floor.P50() + call // with the call of the provider
 	return []aim{
 		r.aimOf("publish: at most 3 x the floor", opPublish, ofFloor, func(v float64) bool { return v <= 3 }, fmt.Sprintf(
-			"the floor has one gRPC call, of %s, and a publish makes two, kubelet's and the one to the provider; a floor with both is %s for 5 files, and publish %s x as much", took(call), took(two), ratio(publish.Ours.P50(), two))),
+			"the floor has one gRPC call, of %s, and a publish makes two, kubelet's and the one to the provider; a floor with both is %s for 5 files, and publish %s x as much. %s", took(call), took(two), ratio(publish.Ours.P50(), two), r.whatCosts(costLife))),
 		r.aimOf("publish: at least 8 x faster than upstream", opPublish, faster, func(v float64) bool { return v >= 8 }, fmt.Sprintf(
-			"for 5 files the upstream driver takes %s, an eighth of which is %s; two gRPC calls and the bare system calls alone take %s", took(publish.Upstream.P50()), took(publish.Upstream.P50()/8), took(two))),
+			"for 5 files the upstream driver takes %s, an eighth of which is %s; two gRPC calls and the bare system calls alone take %s. %s", took(publish.Upstream.P50()), took(publish.Upstream.P50()/8), took(two), r.whatCosts(costLife))),
 		r.aimOf("republish when the interval is over, unchanged: at least 5 x faster", opDue, faster, func(v float64) bool { return v >= 5 },
 			"see the table"),
 		r.aimOf("republish when nothing is due: at least 5 x faster", opRepublish, faster, func(v float64) bool { return v >= 5 }, fmt.Sprintf(
-			"there is next to nothing to be saved: an empty gRPC call alone takes %s, and both drivers then look at the target once; Keymount also checks that its own mount is there, and takes the tokens that kubelet brings", took(call))),
+			"there is next to nothing to be saved: an empty gRPC call alone takes %s, and both drivers then look at the target once; Keymount also checks that its own mount is there, and takes the tokens that kubelet brings. %s", took(call), r.whatCosts(costRepublish))),
 	}
+}
+
+// whatCosts sums up a profile for who asks why something takes as long.
+func (r *results) whatCosts(operation string) string {
+	c := r.cost(operation)
+	return fmt.Sprintf("By a profile, %s takes %s of CPU time, of which %s is code of Keymount's own, %s system calls for mounts and files, and %s gRPC; the upstream driver takes %s",
+		c.Operation, took(c.CPU), took(c.of(partOwn)), took(c.of(partFiles)), took(c.of(partSockets)+c.of(partGRPC)), took(c.Upstream))
 }
 
 // aimOf judges the number of files for which a ratio is worst.

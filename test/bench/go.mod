@@ -6,6 +6,7 @@ go 1.26.0
 require (
 	github.com/container-storage-interface/spec v1.13.0
 	github.com/google/go-cmp v0.7.0
+	github.com/google/pprof v0.0.0-20260402051712-545e8a4df936
 	github.com/keymount/keymount v0.0.0
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0

@@ -121,7 +121,7 @@ func (o *options) measure(ctx context.Context) (r *results, err error) {
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
 	if o.profiles != "" {
-		return nil, w.profile(ctx, o.profiles)
+		return nil, w.writeProfiles(ctx, o.profiles)
 	}
 	return w.measure(ctx, o.settings())
 }

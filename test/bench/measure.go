@@ -31,6 +31,7 @@ func (w *world) measure(ctx context.Context, s settings) (*results, error) {
 		func() error { r.Steady, err = w.measureSteady(ctx, s); return err },
 		func() error { r.Starts, err = w.measureStarts(ctx, s); return err },
 		func() error { r.Providers, err = w.measureProviders(ctx); return err },
+		func() error { r.Costs, err = w.measureCosts(ctx, s); return err },
 		func() error { r.Growth, err = w.measureGrowth(ctx, s); return err },
 	} {
 		if err := part(); err != nil {

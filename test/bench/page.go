@@ -53,6 +53,7 @@ func (r *results) page() []byte {
 	r.writeHead(p)
 	r.writeAims(p)
 	r.writeCalls(p)
+	r.writeCosts(p)
 	r.writeBursts(p)
 	r.writeSteady(p)
 	r.writeMemory(p)

@@ -45,6 +45,7 @@ type results struct {
 	Providers memory   // of our providers' container, idle
 	Growth    []growth // ours first
 	Pods      pods     // nil if they were not measured
+	Costs     []cost
 }
 
 // built is what was compared.
@@ -74,13 +75,14 @@ type settings struct {
 	Volumes       []int // at which growth is looked at
 	Classes       []int
 	PodTurns      int // of each driver in the cluster
+	Profiled      time.Duration
 }
 
 func full() settings {
 	return settings{
 		Rounds: 200, SlowRounds: 60, Batches: 20, Turns: 12, Bursts: 5, Starts: 10,
 		Steady: 2 * time.Minute, Compressed: 6, SteadyVolumes: 100,
-		Volumes: []int{lookback, 110, 250, 500, 1000, 1500, 2000}, Classes: []int{10, 1000, 2500, 5000}, PodTurns: 3,
+		Volumes: []int{lookback, 110, 250, 500, 1000, 1500, 2000}, Classes: []int{10, 1000, 2500, 5000}, PodTurns: 3, Profiled: 20 * time.Second,
 	}
 }
 
@@ -89,7 +91,7 @@ func quick() settings {
 	return settings{
 		Quick: true, Rounds: 20, SlowRounds: 8, Batches: 2, Turns: 1, Bursts: 1, Starts: 3,
 		Steady: 24 * time.Second, Compressed: 10, SteadyVolumes: 60,
-		Volumes: []int{lookback, 110, 300}, Classes: []int{10, 5000}, PodTurns: 1,
+		Volumes: []int{lookback, 110, 300}, Classes: []int{10, 5000}, PodTurns: 1, Profiled: 5 * time.Second,
 	}
 }
 
