@@ -27,8 +27,8 @@ has one small file, and the provider, a pod of the node, answers at once.`,
 		r.Built.Kubernetes, times(turns), pollInterval, len(r.Pods[ourName][emptyDir].Single)/turns, atOnce)
 	p.printf(`"More" is than an emptyDir of the same turns, by medians. One pod waits rather than works: every 100 ms kubelet looks which volumes are to be mounted, and every 300 ms whether those of the pod
 are, so that any volume takes a few tenths of a second, and a driver that is done in time adds nothing. With %d at once there is more in it: the work of kubelet for a CSI volume, of the driver, and
-of the servers that it calls, beside that for so many containers; and kubelet here syncs pods, and so calls for volumes again, every 10 s instead of every minute. The difference between no volume and an
-emptyDir then shows how much one time differs from the next. "Until the last" is the median of the turns, from the first request; provider calls are the most of any turn, for the %[1]d.`, atOnce)
+of the servers that it calls, beside that for so many containers; and kubelet here syncs pods, and so calls for volumes again, every 10 s instead of every minute. The emptyDirs of both
+drivers' turns have nothing to do with a driver, so that they differ by as much as one time differs from the next: a ratio is given where more is more than that. "Until the last" is the median of the turns, from the first request; provider calls are the most of any turn, for the %[1]d.`, atOnce)
 	p.table(2, r.Pods.rows())
 }
 
@@ -57,17 +57,37 @@ func (p pods) rows() [][]string {
 			})
 		}
 	}
-	ours, upstream := p.more(ourName, driverVolume), p.more(upstreamName, driverVolume)
-	return append(rows, []string{
-		"upstream / Keymount", "of what is more", "", "", excess(upstream[0], ours[0]), "", "", excess(upstream[1], ours[1]), "", excess(upstream[2], ours[2]), "",
-	})
+	ratios := p.ratios()
+	return append(rows, []string{"upstream / Keymount", "of what is more", "", "", ratios[0], "", "", ratios[1], "", ratios[2], ""})
 }
 
-// more returns how much more than with an emptyDir it takes: one after
-// another, at once, and until the last.
-func (p pods) more(driver, kind string) [3]time.Duration {
-	k, least := p[driver][kind], p[driver][emptyDir]
-	return [3]time.Duration{k.Single.P50() - least.Single.P50(), k.Burst.P50() - least.Burst.P50(), k.Last.P50() - least.Last.P50()}
+// medians are those of pods that start one after another, of pods that start
+// at once, and of the time until the last of those has.
+func (k podStarts) medians() [3]time.Duration {
+	return [3]time.Duration{k.Single.P50(), k.Burst.P50(), k.Last.P50()}
+}
+
+// more returns how much more than with an emptyDir each median is.
+func (p pods) more(driver, kind string) (more [3]time.Duration) {
+	all, least := p[driver][kind].medians(), p[driver][emptyDir].medians()
+	for i := range all {
+		more[i] = all[i] - least[i]
+	}
+	return more
+}
+
+// ratios returns how many times as much more it takes with upstream's volume,
+// where that is no accident.
+func (p pods) ratios() (ratios [3]string) {
+	ours, upstream := p.more(ourName, driverVolume), p.more(upstreamName, driverVolume)
+	a, b := p[ourName][emptyDir].medians(), p[upstreamName][emptyDir].medians()
+	for i := range ratios {
+		ratios[i] = "-"
+		if min(ours[i], upstream[i]) > (a[i] - b[i]).Abs() {
+			ratios[i] = ratio(upstream[i], ours[i])
+		}
+	}
+	return ratios
 }
 
 func podsWith(kind string) string {
@@ -84,14 +104,6 @@ func signed(d time.Duration) string {
 	default:
 		return "-"
 	}
-}
-
-// excess writes a / b, where both are more than nothing.
-func excess(a, b time.Duration) string {
-	if a <= 0 || b <= 0 {
-		return "-"
-	}
-	return ratio(a, b)
 }
 
 // plot shows how pods that are created at once become ready.
