@@ -28,7 +28,8 @@ has one small file, and the provider, a pod of the node, answers at once.`,
 	p.printf(`"More" is than an emptyDir of the same turns, by medians. One pod waits rather than works: every 100 ms kubelet looks which volumes are to be mounted, and every 300 ms whether those of the pod
 are, so that any volume takes a few tenths of a second, and a driver that is done in time adds nothing. With %d at once there is more in it: the work of kubelet for a CSI volume, of the driver, and
 of the servers that it calls, beside that for so many containers; and kubelet here syncs pods, and so calls for volumes again, every 10 s instead of every minute. The emptyDirs of both
-drivers' turns have nothing to do with a driver, so that they differ by as much as one time differs from the next: a ratio is given where more is more than that. "Until the last" is the median of the turns, from the first request; provider calls are the most of any turn, for the %[1]d.`, atOnce)
+drivers' turns have nothing to do with a driver, so that they differ by as much as one time differs from the next: a ratio is given where more is more than that. "Until the last" is the median of the turns, from the first request; CPU time is that of the driver's processes, their median, counted in
+hundredths of a second; provider calls are the most of any turn, for the %[1]d.`, atOnce)
 	p.table(2, r.Pods.rows())
 }
 
@@ -44,7 +45,7 @@ func (p pods) turns() int { return len(p[ourName][emptyDir].Last) }
 func (p pods) atOnce() int { return len(p[ourName][emptyDir].Burst) / p.turns() }
 
 func (p pods) rows() [][]string {
-	rows := [][]string{{"installed", "pods with", "one after another p50", "worst", "more", "at once p50", "p99", "more", "until the last", "more", "provider calls"}}
+	rows := [][]string{{"installed", "pods with", "one after another p50", "worst", "more", "at once p50", "p99", "more", "until the last", "more", "CPU time", "provider calls"}}
 	for _, driver := range []string{ourName, upstreamName} {
 		for _, kind := range podKinds() {
 			k, more, calls := p[driver][kind], p.more(driver, kind), "-"
@@ -53,12 +54,12 @@ func (p pods) rows() [][]string {
 			}
 			rows = append(rows, []string{
 				displayName(driver), podsWith(kind), took(k.Single.P50()), took(k.Single.Quantile(1)), signed(more[0]),
-				took(k.Burst.P50()), took(k.Burst.P99()), signed(more[1]), took(k.Last.P50()), signed(more[2]), calls,
+				took(k.Burst.P50()), took(k.Burst.P99()), signed(more[1]), took(k.Last.P50()), signed(more[2]), took(k.CPU.P50()), calls,
 			})
 		}
 	}
 	ratios := p.ratios()
-	return append(rows, []string{"upstream / Keymount", "of what is more", "", "", ratios[0], "", "", ratios[1], "", ratios[2], ""})
+	return append(rows, []string{"upstream / Keymount", "of what is more", "", "", ratios[0], "", "", ratios[1], "", ratios[2], ratio(p[upstreamName][driverVolume].CPU.P50(), p[ourName][driverVolume].CPU.P50()), ""})
 }
 
 // medians are those of pods that start one after another, of pods that start

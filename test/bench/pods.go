@@ -21,6 +21,7 @@ type podStarts struct {
 	Burst  stat.Samples // many at once, all turns
 	Last   stat.Samples // until the last of those was ready, for each turn
 	Calls  []int        // of the provider, for those
+	CPU    stat.Samples // of the driver's processes, for those
 }
 
 // Kinds of pods, as the end-to-end tests name them.
@@ -86,7 +87,7 @@ func readPods(file string) (pods, error) {
 	}
 	for _, driver := range []string{ourName, upstreamName} {
 		for _, kind := range podKinds() {
-			if k := all[driver][kind]; len(k.Single) == 0 || len(k.Burst) == 0 || len(k.Last) == 0 || len(k.Calls) == 0 {
+			if k := all[driver][kind]; len(k.Single) == 0 || len(k.Burst) == 0 || len(k.Last) == 0 || len(k.Calls) == 0 || len(k.CPU) == 0 {
 				return nil, fmt.Errorf("%s: there are no samples of driver %q and pods of the kind %q", file, driver, kind)
 			}
 		}

@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,6 +54,7 @@ type podStarts struct {
 	Burst  []time.Duration // manyPods at once, all turns
 	Last   []time.Duration // until the last of those was ready, for each turn
 	Calls  []int           // of the provider, for those
+	CPU    []time.Duration // of the driver's processes, for those
 }
 
 // starts are those of each kind of pods while one driver is installed.
@@ -140,11 +143,33 @@ func (s *suite) measureBurst(t testing.TB, ns string, kind podSpec, to *podStart
 	for i := range manyPods {
 		pods = append(pods, numbered(kind, peersRounds+i))
 	}
-	before, began := s.asked(t, ns).Mounts, time.Now()
+	before, busy, began := s.asked(t, ns).Mounts, driverTime(t), time.Now()
 	to.Burst = append(to.Burst, s.timesToReady(t, ns, pods...)...)
 	to.Last = append(to.Last, time.Since(began))
+	to.CPU = append(to.CPU, driverTime(t)-busy)
 	to.Calls = append(to.Calls, s.asked(t, ns).Mounts-before)
 	s.removePods(t, ns)
+}
+
+// driverTime returns the time of processors that the driver has used, whichever
+// it is, with the programs that it has run.
+func driverTime(t testing.TB) (total time.Duration) {
+	t.Helper()
+	for pid := range processes(t, driverProgram, providerProgram, "/secrets-store-csi-driver") {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		for _, field := range fields[11:15] { // hundredths of a second, of itself and of children that have ended
+			n, err := strconv.Atoi(field)
+			if err != nil {
+				t.Fatal(err)
+			}
+			total += time.Duration(n) * time.Second / 100
+		}
+	}
+	return total
 }
 
 // rotated lets another kind be the first each time.

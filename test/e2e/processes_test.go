@@ -16,7 +16,7 @@ const (
 
 // processes returns the programs of the node's processes that run one of these,
 // by their IDs, as they were a moment ago.
-func processes(t *testing.T, programs ...string) map[int]string {
+func processes(t testing.TB, programs ...string) map[int]string {
 	t.Helper()
 	folders, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
