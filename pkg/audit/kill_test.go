@@ -48,7 +48,10 @@ func child(path string) {
 func TestADriverThatIsKilledLeavesAWholeLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	told := make(map[string]bool)
-	for range 10 {
+	for kills := 0; kills < 10 || len(told) < 100; kills++ { // fewer events say nothing
+		if kills == 200 {
+			t.Fatalf("%d programs have told of %d events", kills, len(told))
+		}
 		cmd := exec.CommandContext(t.Context(), os.Args[0])
 		cmd.Env = append(os.Environ(), childVariable+"="+path)
 		out, err := cmd.StdoutPipe()
@@ -69,7 +72,7 @@ func TestADriverThatIsKilledLeavesAWholeLog(t *testing.T) {
 		_ = cmd.Wait()
 	}
 	written := make(map[string]int)
-	s, err := Verify(all(t, path), func(e Event) error { written[e.Volume]++; return nil })
+	_, err := Verify(all(t, path), func(e Event) error { written[e.Volume]++; return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,9 +85,6 @@ func TestADriverThatIsKilledLeavesAWholeLog(t *testing.T) {
 		if volume != "" && n != 1 {
 			t.Errorf("event %s is in the log %d times", volume, n)
 		}
-	}
-	if len(told) < 100 {
-		t.Errorf("only %d events of %d were told of: the test says nothing", len(told), s.Lines)
 	}
 }
 

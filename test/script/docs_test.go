@@ -2,9 +2,12 @@ package script
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -193,6 +196,7 @@ func mustBeClass(t *testing.T, place, text string) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			placeAuthorities(t, c)
 			mustBeAsked(t, place, server, c)
 		case "aws":
 			cloud, err := aws.New(nil)
@@ -207,6 +211,24 @@ func mustBeClass(t *testing.T, place, text string) {
 			}
 			mustBeAsked(t, place, vaults, c)
 		}
+	}
+}
+
+// placeAuthorities makes a file that a class of Vault says there is, and has the
+// class name it.
+func placeAuthorities(t *testing.T, c *class.Class) {
+	t.Helper()
+	for _, parameter := range []string{"vaultCACertPath", "openbaoCACertPath"} {
+		if c.Parameters[parameter] == "" {
+			continue
+		}
+		server := httptest.NewTLSServer(http.NotFoundHandler())
+		defer server.Close()
+		path := filepath.Join(t.TempDir(), "ca.crt")
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		c.Parameters[parameter] = path
 	}
 }
 
